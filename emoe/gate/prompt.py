@@ -1,0 +1,52 @@
+"""The prompt gate (the paper's Appendix D): a dot product between the prompt and each expert's descriptors.
+
+Axes: b prompts, e experts, n tokens (77), c channels of the text encoder.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from emoe.route import PromptRoute, choose
+from emoe.text import TextStates
+
+
+def phi(text: TextStates) -> Tensor:
+    """A prompt's direction: the mean state of its content and first end token, at unit length. (b, c)
+
+    The start token is left out: its state is the same for every prompt.
+    """
+    states = text.states.float()
+    content = text.content[..., None]  # (b, n, 1)
+    return normalize((states * content).sum(dim=1) / content.sum(dim=1), dim=-1)
+
+
+class PromptGate:
+    """Training-free. One route for all layers, tokens, steps and both guidance halves."""
+
+    def __init__(self, positive: TextStates, negative: TextStates, top: int, temperature: float = 1.0):
+        """positive, negative: the experts' descriptors, e prompts each, in the order of the experts."""
+        self.positive, self.negative = phi(positive), phi(negative)  # (e, c)
+        self.top, self.temperature = top, temperature
+        self.experts = len(self.positive)
+
+    def logits(self, prompt: TextStates, negative: TextStates | None = None) -> Tensor:
+        """[phi(prompt)·phi(positive_i) + phi(negative prompt)·phi(negative_i)] / temperature, (b, e).
+
+        A negative prompt that is empty contributes nothing.
+        """
+        logits = phi(prompt) @ self.positive.T
+        if negative is not None:
+            said = torch.tensor([bool(text.strip()) for text in negative.prompts], device=logits.device)
+            logits = logits + said[:, None] * (phi(negative) @ self.negative.T)
+        return logits / self.temperature
+
+    def route(
+        self, prompt: TextStates, negative: TextStates | None, split: str | None, *, device: Any, dtype: Any
+    ) -> PromptRoute:
+        weights = choose(self.logits(prompt, negative), self.top)
+        return PromptRoute(weights.cpu(), split, device=device, dtype=dtype)

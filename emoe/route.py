@@ -1,0 +1,141 @@
+"""Which expert computes which rows, with what weight.
+
+A route is planned on the host before the network runs; a mixture only follows it, so nothing inside a layer
+waits for the device. Disentangling the experts is a route too: one-hot, over a batch that is M times longer.
+
+Axes: b samples, e experts (and, from the split on, paths), n tokens, c channels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from einops import repeat
+from torch import Tensor, nn
+
+
+class Share(NamedTuple):
+    """One expert's share of a layer's work."""
+
+    expert: int
+    rows: slice | Tensor  # which rows of the batch it computes
+    weight: float | Tensor  # what its output counts there: a number, (rows, 1, 1) or (rows, n, 1)
+
+
+class Route(ABC):
+    """The experts' shares of a batch of `samples` rows, or of its `samples * experts` paths after the split.
+
+    `split` names the sub-layer at which samples become paths: "attn1", "attn2", "ff", or None for no split.
+    """
+
+    def __init__(self, samples: int, experts: int, split: str | None = None):
+        self.samples, self.experts, self.split = samples, experts, split
+        self.weights: Tensor | None = None  # (b, e) where they are the same in every layer
+
+    @abstractmethod
+    def shares(self, x: Tensor, gate: nn.Module | None) -> Sequence[Share]:
+        """Divide the rows of `x` (rows, n, c), a mixture's input, among the experts.
+
+        `gate` is the mixture's own gate, (rows, n, c) -> (rows, n, e), for routes that ask it.
+        """
+
+
+class OneHot(Route):
+    """Path i belongs to expert i alone: what the split layer does, CA_i of the paper's Eq. 5."""
+
+    def shares(self, x: Tensor, gate: nn.Module | None = None) -> list[Share]:
+        size = len(x) // self.experts
+        return [Share(i, slice(i * size, (i + 1) * size), 1.0) for i in range(self.experts)]
+
+
+class PromptRoute(Route):
+    """Weights that depend on the prompt alone, hence the same in every layer.
+
+    weights: (b, e) on the CPU, zero for the experts that a sample does not use.
+    """
+
+    def __init__(self, weights: Tensor, split: str | None = None, *, device="cpu", dtype=torch.float32):
+        super().__init__(*weights.shape, split)
+        self.weights = weights
+        self.before = plan(weights, device, dtype)
+        self.after = plan(weights.repeat(self.experts, 1), device, dtype) if split else self.before
+
+    def shares(self, x: Tensor, gate: nn.Module | None = None) -> list[Share]:
+        return self.before if len(x) == self.samples else self.after
+
+
+class HiddenRoute(Route):
+    """Weights that every mixture takes from its own input (what SegMoE runs).
+
+    The `top` experts are chosen per sample, by their logits summed over the tokens; their weights differ from
+    token to token. The choice has to reach the host, once a mixture: the price of this gate.
+    """
+
+    def __init__(self, samples: int, experts: int, top: int, split: str | None = None):
+        super().__init__(samples, experts, split)
+        self.top = top
+
+    def shares(self, x: Tensor, gate: nn.Module) -> list[Share]:
+        logits = gate(x).float()  # (rows, n, e)
+        chosen = largest(logits.sum(dim=1), self.top)  # (rows, e)
+        weights = softmax_over(logits, chosen[:, None])
+        rows = [row.nonzero()[:, 0] for row in chosen.cpu().T]  # per expert, on the host
+        return [
+            Share(i, r.to(x.device), weights[r.to(x.device), :, i, None].to(x.dtype))
+            for i, r in enumerate(rows)
+            if len(r)
+        ]
+
+
+def plan(weights: Tensor, device, dtype) -> list[Share]:
+    """weights (rows, e) -> the share of every expert that has one."""
+    shares = []
+    for expert, weight in enumerate(weights.T):
+        rows = weight.nonzero()[:, 0]
+        if len(rows):
+            everyone = len(rows) == len(weights)
+            shares.append(
+                Share(
+                    expert,
+                    slice(None) if everyone else rows.to(device),
+                    weight[rows, None, None].to(device, dtype),
+                )
+            )
+    return shares
+
+
+def choose(logits: Tensor, top: int) -> Tensor:
+    """The `top` largest logits of a row become weights by a softmax among themselves; the others are zero.
+
+    logits: (..., e). Returns weights of the same shape; rows sum to 1. Ties go to the lower index.
+    """
+    return softmax_over(logits, largest(logits, top))
+
+
+def largest(logits: Tensor, top: int) -> Tensor:
+    """True at the `top` largest entries of each row, ties to the lower index (`topk` promises no order)."""
+    order = logits.argsort(dim=-1, descending=True, stable=True)
+    return torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order[..., :top], True)
+
+
+def softmax_over(logits: Tensor, chosen: Tensor) -> Tensor:
+    return logits.masked_fill(~chosen, float("-inf")).softmax(dim=-1)
+
+
+def split(x: Tensor, route: Route | None, layer: str) -> tuple[Tensor, Route | None]:
+    """The split: a sample becomes one row per expert, and here, in this one layer, row i is expert i's alone.
+
+    x: (b, n, c) -> (e·b, n, c), path-major, where `route` splits at `layer` and has not split before; anywhere
+    else `x` and `route` come back untouched. Everything after the split follows the ordinary route again.
+    """
+    if route is None or route.split != layer or len(x) != route.samples:
+        return x, route
+    return repeat(x, "b n c -> (e b) n c", e=route.experts), OneHot(route.samples, route.experts)
+
+
+def follow(t: Tensor, x: Tensor) -> Tensor:
+    """Repeat what is still one row a sample (text, time, residual, skip) so that it meets every path in `x`."""
+    return t if len(t) == len(x) else repeat(t, "b ... -> (e b) ...", e=len(x) // len(t))

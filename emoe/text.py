@@ -1,0 +1,74 @@
+"""Prompt -> tokens -> text states, through transformers' CLIP.
+
+Axes: b prompts, n tokens (77), c channels of the text encoder (768 in SD1.5).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from emoe.errors import EmoeError
+
+
+class TextStates(NamedTuple):
+    prompts: list[str]
+    states: Tensor  # (b, n, c), after the final layer norm
+    content: Tensor  # (b, n) bool: the content tokens and the first end token
+    truncated: list[bool]  # whose end did not fit into the n tokens
+
+
+class TextEncoder:
+    """A tokenizer and a text encoder. Both stay in float32, so that no route depends on the network's dtype."""
+
+    def __init__(self, model: CLIPTextModel, tokenizer: CLIPTokenizer):
+        self.model, self.tokenizer = model, tokenizer
+        self.length = model.config.max_position_embeddings
+        if len(tokenizer) > model.config.vocab_size:
+            raise EmoeError(
+                f"the tokenizer has {len(tokenizer)} tokens, the text encoder knows {model.config.vocab_size}; "
+                "name the tokenizer that belongs to the base under `tokenizer`"
+            )
+
+    @torch.inference_mode()
+    def __call__(self, prompts: list[str]) -> TextStates:
+        """Padding is attended to and positions count from 0, as Stable Diffusion was trained."""
+        for prompt in prompts:
+            try:
+                prompt.encode()
+            except UnicodeEncodeError as error:
+                raise EmoeError(f"prompt {prompt[:60]!r} is not Unicode text: it holds a lone surrogate") from error
+        end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        rows = self.tokenizer(prompts, verbose=False)["input_ids"] if prompts else []
+        truncated = [len(row) > self.length for row in rows]
+        rows = [row if len(row) <= self.length else [*row[: self.length - 1], end] for row in rows]
+        rows = [row + [pad] * (self.length - len(row)) for row in rows]
+
+        ids = torch.tensor(rows, device=self.model.device).reshape(len(prompts), self.length)
+        position = torch.arange(self.length, device=ids.device)
+        first_end = (ids == end).int().argmax(dim=1, keepdim=True)
+        content = (position > 0) & (position <= first_end)
+        # positions are given because files may carry corrupted ones, and a model built on meta has none
+        states = self.model(ids, position_ids=position[None]).last_hidden_state
+        return TextStates(prompts, states, content, truncated)
+
+
+@cache
+def clip_tokenizer() -> CLIPTokenizer:
+    """CLIP's own tokenizer, for checkpoints that come without one.
+
+    Its vocabulary follows from its merges: the 256 bytes, the same at the end of a word, every merge, two marks.
+    """
+    text = Path(__file__).with_name("clip_merges.txt").read_text(encoding="utf-8")
+    merges = [tuple(line.split(" ")) for line in text.splitlines()]
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = len(set(range(256)) - set(printable))
+    letters = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(others)]
+    words = letters + [letter + "</w>" for letter in letters] + [a + b for a, b in merges]
+    vocabulary = {word: i for i, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)

@@ -1,0 +1,44 @@
+"""The number: how much the experts' paths disagree at the mid-block.
+
+Axes: s seeds, e experts (paths), b samples, c channels, h w space.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from einops import rearrange
+from torch import Tensor
+
+
+class Uncertainty(NamedTuple):
+    """Of b samples; all float32 or wider, in the mid-block's own unit squared unless said otherwise."""
+
+    eu: Tensor  # (b,) EU(y), the paper's Eq. 8, averaged over seeds: the epistemic part
+    uncertainty: Tensor  # (b,) sqrt(d_mid) * eu, the paper's Appendix A; its figures quote this one
+    relative: Tensor  # (b,) eu over the mean square of the paths' mean activation; no unit
+    aleatoric: Tensor  # (b,) variance over seeds of the paths' mean; 0 with one seed
+    map: Tensor  # (b, h, w) the variance averaged over channels only
+
+
+def paths(m: Tensor, experts: int) -> Tensor:
+    """What a split forward returned, (e·b, c, h, w), by expert: (e, b, c, h, w)."""
+    return rearrange(m, "(e b) c h w -> e b c h w", e=experts)
+
+
+def measure(m: Tensor) -> Uncertainty:
+    """Population variance over the paths of the mid-block's activation `m` (s, e, b, c, h, w).
+
+    With several seeds the law of total variance separates what the experts do not know (the mean over seeds of
+    the variance over paths) from what the starting noise decides (the variance over seeds of the mean path).
+    """
+    m = m if m.itemsize > 4 else m.float()  # float32 even where the network runs in half precision
+    apart = m - m[:, :1]  # variance does not mind the shift; paths that agree give exactly 0
+    variance = apart.var(dim=1, correction=0).mean(dim=0)  # (b, c, h, w)
+    mean_path = m.mean(dim=1)  # (s, b, c, h, w)
+
+    eu = variance.mean(dim=(1, 2, 3))
+    d_mid = variance[0].numel()
+    power = mean_path.square().mean(dim=(0, 2, 3, 4))
+    aleatoric = (mean_path - mean_path[:1]).var(dim=0, correction=0).mean(dim=(1, 2, 3))
+    return Uncertainty(eu, d_mid**0.5 * eu, eu / power, aleatoric, variance.mean(dim=1))

@@ -1,0 +1,99 @@
+"""Small networks with the real topology: a forward takes milliseconds."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from emoe.gate import PromptGate, UniformGate
+from emoe.moe import mix, origin
+from emoe.pipeline import EMoE
+from emoe.text import TextEncoder, clip_tokenizer
+from emoe.unet import UNet, UNetConfig
+
+TINY = UNetConfig(channels=(32, 64, 64, 64), text_dim=64, sample_size=16)
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(autouse=True)
+def _few_threads():
+    torch.set_num_threads(2)
+
+
+def random_unet(seed: int, config: UNetConfig = TINY) -> UNet:
+    torch.manual_seed(seed)
+    return UNet(config).eval().requires_grad_(False)
+
+
+def mixture_of(base: UNet, experts: list[UNet], layers: str = "all", gated: bool = False) -> UNet:
+    """A mixed UNet put together in memory, sharing its parts' tensors; gates, if any, are random."""
+    unet = mix(copy.deepcopy(base), len(experts), layers, gated)
+    owners = {i: expert.state_dict() for i, expert in enumerate(experts)} | {None: base.state_dict()}
+    state = {}
+    for name, tensor in unet.state_dict().items():
+        expert, original = origin(name)
+        state[name] = torch.randn_like(tensor) if name.endswith(".gate.weight") else owners[expert][original]
+    unet.load_state_dict(state, assign=True)
+    return unet.requires_grad_(False)
+
+
+def random_text(seed: int = 0, width: int = 64) -> TextEncoder:
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(seed)
+    config = CLIPTextConfig(hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=1)
+    return TextEncoder(CLIPTextModel(config).eval(), clip_tokenizer())
+
+
+POSITIVE = ["photo of a person, 8K", "anime girl, masterpiece", "fantasy concept art", "a grungy woman"]
+NEGATIVE = ["cartoon, drawing", "photo, watermark", "blurry, mutated", "nude, low quality"]
+
+
+@pytest.fixture(scope="session")
+def base() -> UNet:
+    return random_unet(0)
+
+
+@pytest.fixture(scope="session")
+def experts() -> list[UNet]:
+    return [random_unet(seed) for seed in range(1, 5)]
+
+
+@pytest.fixture(scope="session")
+def text() -> TextEncoder:
+    return random_text()
+
+
+@pytest.fixture(scope="session")
+def model(base: UNet, experts: list[UNet], text: TextEncoder) -> EMoE:
+    """Four experts, two a prompt, the prompt gate."""
+    gate = PromptGate(text(POSITIVE), text(NEGATIVE), top=2)
+    return EMoE(mixture_of(base, experts), text, gate)
+
+
+def uniform_model(base: UNet, experts: list[UNet], text: TextEncoder, **settings) -> EMoE:
+    return EMoE(mixture_of(base, experts), text, UniformGate(len(experts)), **settings)
+
+
+def sample(rows: int = 1, seed: int = 7, config: UNetConfig = TINY) -> tuple[torch.Tensor, ...]:
+    """Latents, timestep and text states for a forward."""
+    generator = torch.Generator().manual_seed(seed)
+    size = config.sample_size
+    x = torch.randn(rows, config.latent_channels, size, size, generator=generator)
+    states = torch.randn(rows, 77, config.text_dim, generator=generator)
+    return x, torch.tensor([961]), states
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Relative error of a tensor: |a - b| / |b|."""
+    return float(torch.linalg.vector_norm(a.double() - b.double()) / torch.linalg.vector_norm(b.double()))
+
+
+def table(name: str) -> dict[str, tuple[int, ...]]:
+    """A table of published tensor names and shapes."""
+    lines = (DATA / f"{name}.txt").read_text().splitlines()
+    rows = (line.split(" ") for line in lines if not line.startswith("#"))
+    return {name: tuple(map(int, shape.split("x"))) for name, shape in rows}

@@ -1,0 +1,249 @@
+"""METHOD section 7: what must hold of mixtures, routes, the split and the number."""
+
+import copy
+
+import pytest
+import torch
+from conftest import NEGATIVE, POSITIVE, close, mixture_of, sample, uniform_model
+
+from emoe.gate import HiddenGate, PromptGate, UniformGate
+from emoe.moe import Mixture, mix, mixed_layers, mixtures
+from emoe.pipeline import EMoE
+from emoe.route import HiddenRoute, OneHot, PromptRoute
+from emoe.uncertainty import measure, paths
+from emoe.unet import UNet
+
+PROMPTS = ["a red bus", "", "punainen bussi", "a cat on a mat, oil painting"]
+LAYERS = ["attn", "ff", "all"]
+
+
+def routes(rows: int, experts: int = 4) -> list:
+    """One of every kind."""
+    weights = torch.rand(rows, experts, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    top1 = torch.eye(experts)[:rows]
+    return [PromptRoute(weights), PromptRoute(top1), HiddenRoute(rows, experts, 2), HiddenRoute(rows, experts, experts)]
+
+
+# 7.2 ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layers", LAYERS)
+@torch.inference_mode()
+def test_a_mixture_of_copies_is_the_copy(base, layers):
+    unet = mixture_of(base, [base] * 4, layers, gated=True)
+    x, t, states = sample(2)
+    expected = base(x, t, states).noise
+    for route in routes(2):
+        assert close(unet(x, t, states, route).noise, expected) < 1e-5
+
+
+@pytest.mark.parametrize("layers", LAYERS)
+@pytest.mark.parametrize("i", [0, 2])
+@torch.inference_mode()
+def test_one_hot_is_the_base_with_that_experts_layers(base, experts, layers, i):
+    dense = copy.deepcopy(base)
+    state = dense.state_dict()
+    for layer in mixed_layers(dense, layers):
+        state |= {n: w for n, w in experts[i].state_dict().items() if n.startswith(layer + ".")}
+    dense.load_state_dict(state)
+
+    x, t, states = sample(2)
+    route = PromptRoute(torch.eye(4)[[i, i]])
+    assert close(mixture_of(base, experts, layers)(x, t, states, route).noise, dense(x, t, states).noise) < 1e-6
+
+
+def test_what_is_mixed():
+    with torch.device("meta"):
+        unet = UNet()
+    assert len(mixed_layers(unet, "attn")) == 15 * 6
+    assert len(mixed_layers(unet, "ff")) == 15
+    assert not any("mid_block" in name or "to_out" in name for name in mixed_layers(unet, "all"))
+
+
+def test_parameter_counts():
+    def millions(unet):
+        return round(sum(p.numel() for p in unet.parameters()) / 1e6, 1)
+
+    with torch.device("meta"):
+        assert millions(UNet()) == 859.5
+        assert millions(mix(UNet(), 4)) == 1427.5
+        assert millions(mix(UNet(), 4, gated=True)) == 1427.8  # with the hidden gate's vectors
+
+
+@torch.inference_mode()
+def test_the_weights_are_those_of_eq_7(experts):
+    """A mixture's output against the sum written out."""
+    layers = [unet.down_blocks[0].attentions[0].transformer_blocks[0].ff for unet in experts]
+    x = torch.randn(3, 5, 32)
+    weights = torch.tensor([[0.5, 0.0, 0.5, 0.0], [0.0, 1.0, 0.0, 0.0], [0.1, 0.2, 0.3, 0.4]])
+    expected = torch.stack(
+        [sum(w * layer(row) for w, layer in zip(ws, layers, strict=True)) for ws, row in zip(weights, x, strict=True)]
+    )
+    assert close(Mixture(layers)(x, PromptRoute(weights)), expected) < 1e-6
+
+
+@torch.inference_mode()
+def test_an_expert_nobody_chose_is_not_run(base, experts):
+    unet = mixture_of(base, experts)
+    for name, mixture in mixtures(unet).items():
+        mixture.experts[3].register_forward_hook(lambda *_, name=name: pytest.fail(f"{name} ran expert 4"))
+    x, t, states = sample(2)
+    unet(x, t, states, PromptRoute(torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.2, 0.8, 0.0]])))
+
+
+@torch.inference_mode()
+def test_hidden_route_by_hand(experts):
+    """Chosen by the logits summed over the tokens, weighted token by token."""
+    layers = [unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1.to_q for unet in experts]
+    gate = torch.nn.Linear(32, 4, bias=False)
+    x = torch.randn(2, 6, 32)
+    expected = []
+    for row in x:
+        logits = row @ gate.weight.T
+        chosen = logits.sum(0).topk(2).indices
+        weights = logits[:, chosen].softmax(-1)
+        expected.append(sum(weights[:, j, None] * layers[int(e)](row) for j, e in enumerate(chosen)))
+    assert close(Mixture(layers, gate)(x, HiddenRoute(2, 4, 2)), torch.stack(expected)) < 1e-5
+
+
+# 7.3 ------------------------------------------------------------------------------------------------------------
+
+
+def gates(text, experts: int = 4) -> list:
+    positive, negative = text(POSITIVE[:experts]), text(NEGATIVE[:experts])
+    return [UniformGate(experts), PromptGate(positive, negative, top=experts), HiddenGate(experts, 2)]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("layers", LAYERS)
+def test_equal_experts_have_no_uncertainty(base, experts, text, layers, count):
+    unet = mixture_of(base, [experts[0]] * count, layers, gated=True)
+    for gate in gates(text, count):
+        model = EMoE(unet, text, gate, split="ff" if layers == "ff" else "attn2")
+        assert model.score(PROMPTS).relative.max() < 1e-10
+
+
+def test_the_number_is_exactly_zero_where_paths_are_equal():
+    m = torch.randn(1, 1, 2, 8, 4, 4).expand(1, 3, 2, 8, 4, 4)
+    found = measure(m)
+    assert found.eu.tolist() == [0, 0]
+    assert found.map.abs().max() == 0
+
+
+def test_experts_in_another_order(base, experts, text):
+    order = [2, 0, 3, 1]
+    ordered = [experts[i] for i in order]
+    a = EMoE(mixture_of(base, experts), text, PromptGate(text(POSITIVE), text(NEGATIVE), top=2)).score(PROMPTS)
+    gate = PromptGate(text([POSITIVE[i] for i in order]), text([NEGATIVE[i] for i in order]), top=2)
+    b = EMoE(mixture_of(base, ordered), text, gate).score(PROMPTS)
+    assert torch.allclose(a.weights[:, order], b.weights)
+    assert torch.allclose(a.eu, b.eu, rtol=1e-5)
+
+
+@pytest.mark.parametrize("gated", [False, True], ids=["prompt", "hidden"])
+def test_batch_mates_do_not_matter(base, experts, text, gated):
+    unet = mixture_of(base, experts, gated=gated)
+    gate = HiddenGate(4, 2) if gated else PromptGate(text(POSITIVE), text(NEGATIVE), top=2)
+    model = EMoE(unet, text, gate)
+    alone = torch.cat([model.score([prompt]).eu for prompt in PROMPTS])
+    for size in (2, 3, 4):
+        assert torch.allclose(model.score(PROMPTS, batch_size=size).eu, alone, rtol=1e-5)
+    backwards = model.score(PROMPTS[::-1], batch_size=4).eu.flip(0)
+    assert torch.allclose(backwards, alone, rtol=1e-5)
+
+
+def test_different_experts_disagree(model):
+    assert (model.score(PROMPTS).relative > 1e-4).all()
+
+
+# 7.4 ------------------------------------------------------------------------------------------------------------
+
+
+class Only(torch.nn.Module):
+    """The first block's sub-layer, with one expert in all its mixtures: what a path sees there."""
+
+    @staticmethod
+    def build(unet: UNet, layer: str, i: int) -> UNet:
+        unet = copy.deepcopy(unet)
+        block = unet.down_blocks[0].attentions[0].transformer_blocks[0]
+        inside = (
+            [block.ff] if layer == "ff" else [getattr(getattr(block, layer), to) for to in ("to_q", "to_k", "to_v")]
+        )
+        for mixture in inside:
+            mixture.experts = torch.nn.ModuleList([mixture.experts[i]] * len(mixture.experts))
+        return unet
+
+
+@pytest.mark.parametrize("gated", [False, True], ids=["prompt", "hidden"])
+@pytest.mark.parametrize("split", ["attn1", "attn2", "ff"])
+@torch.inference_mode()
+def test_paths_are_separate_runs(base, experts, split, gated):
+    """Splitting late = one run per expert from the start, in a network whose split layer knows that expert alone."""
+    unet = mixture_of(base, experts, gated=gated)
+    x, t, states = sample(2)
+
+    def route(at):
+        weights = torch.tensor([[0.7, 0.0, 0.3, 0.0], [0.0, 0.4, 0.0, 0.6]])
+        return HiddenRoute(2, 4, 2, at) if gated else PromptRoute(weights, at)
+
+    found = unet(x, t, states, route(split))
+    for name in ("noise", "m_pre", "m_post"):
+        for i, path in enumerate(paths(getattr(found, name), 4)):
+            alone = Only.build(unet, split, i)(x, t, states, route(None))
+            assert close(path, getattr(alone, name)) < 1e-5
+
+
+@torch.inference_mode()
+def test_m_rows_equal_m_runs(base, experts):
+    unet = mixture_of(base, experts)
+    x, t, states = sample(3)
+    weights = torch.tensor([[0.7, 0.0, 0.3, 0.0], [0.0, 0.4, 0.0, 0.6], [0.25, 0.25, 0.25, 0.25]])
+    together = unet(x, t, states, PromptRoute(weights)).noise
+    for i in range(3):
+        alone = unet(x[i : i + 1], t, states[i : i + 1], PromptRoute(weights[i : i + 1])).noise
+        assert close(together[i : i + 1], alone) < 1e-5
+
+
+def test_one_hot_gives_each_path_its_expert():
+    x = torch.arange(6.0).reshape(6, 1, 1)
+    shares = OneHot(2, 3).shares(x)
+    assert [(share.expert, x[share.rows].flatten().tolist()) for share in shares] == [
+        (0, [0.0, 1.0]),
+        (1, [2.0, 3.0]),
+        (2, [4.0, 5.0]),
+    ]
+
+
+# 7.5 ------------------------------------------------------------------------------------------------------------
+
+
+def test_scoring_runs_what_it_must_and_no_more(base, experts, text):
+    model = uniform_model(base, experts, text)
+    rows: dict[str, list[int]] = {}
+    for name, module in model.unet.named_modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda _, args, out, name=name: rows.setdefault(name, []).append(len(out)))
+    model.score(["a", "b", "c"], negative="bad", batch_size=3)
+
+    assert not any(name.startswith(("up_blocks", "conv_out", "conv_norm_out")) for name in rows)
+    first = "down_blocks.0.attentions.0."
+    before = ("conv_in", "down_blocks.0.resnets.0.", first + "norm", first + "proj_in")
+    before += tuple(f"{first}transformer_blocks.0.{name}" for name in ("norm1", "attn1"))
+    for name, counts in rows.items():
+        if "time_emb" in name:
+            assert counts == [1], name
+        elif name.startswith(before):
+            assert set(counts) == {3}, name  # once a prompt: no unconditional half, no paths
+        elif ".experts." not in name:
+            assert counts == [12], name  # once a path
+    split = [rows[f"{first}transformer_blocks.0.attn2.to_q.experts.{i}"] for i in range(4)]
+    assert split == [[3]] * 4  # each expert its own path of every prompt
+
+
+def test_nothing_before_the_split_is_repeated(base, experts, text):
+    model = uniform_model(base, experts, text)
+    seen = []
+    attn1 = model.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1.to_q
+    attn1.register_forward_hook(lambda _, args, out: seen.append(len(out)))
+    model.score(["a red bus"])
+    assert seen == [1]

@@ -1,0 +1,66 @@
+"""METHOD 7.1: the dense UNet is the published architecture."""
+
+import pytest
+import torch
+from conftest import TINY, close, sample, table
+
+from emoe.unet import UNet, UNetConfig
+
+OTHERS = [
+    TINY,
+    UNetConfig(channels=(32, 32, 64, 96), heads=4, groups=16, text_dim=48, sample_size=8),
+    UNetConfig(channels=(16, 32, 32, 32), heads=2, groups=8, text_dim=24, sample_size=16),
+]
+
+
+def test_names_and_shapes_are_those_published():
+    with torch.device("meta"):
+        unet = UNet()
+    assert {name: tuple(tensor.shape) for name, tensor in unet.state_dict().items()} == table("sd15_unet_diffusers")
+    assert sum(p.numel() for p in unet.parameters()) == 859_520_964
+
+
+def diffusers_twin(config: UNetConfig):
+    diffusers = pytest.importorskip("diffusers")
+    return diffusers.UNet2DConditionModel(
+        sample_size=config.sample_size,
+        block_out_channels=config.channels,
+        cross_attention_dim=config.text_dim,
+        attention_head_dim=config.heads,
+        norm_num_groups=config.groups,
+    ).eval()
+
+
+@pytest.mark.parametrize("config", OTHERS, ids=lambda c: "-".join(map(str, c.channels)))
+@torch.inference_mode()
+def test_equals_diffusers(config):
+    torch.manual_seed(0)
+    theirs = diffusers_twin(config)
+    ours = UNet(config).eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+
+    seen = {}
+    theirs.mid_block.register_forward_hook(lambda _, args, out: seen.update(m_pre=args[0], m_post=out))
+    x, _, states = sample(2, config=config)
+    t = torch.tensor([961, 3])
+    expected = theirs(x, t, states).sample
+    found = ours(x, t, states)
+    assert close(found.noise, expected) < 1e-5
+    assert close(found.m_pre, seen["m_pre"]) < 1e-5
+    assert close(found.m_post, seen["m_post"]) < 1e-5
+
+
+@torch.inference_mode()
+def test_stops_at_the_mid_block(base):
+    x, t, states = sample()
+    stopped, whole = base(x, t, states, stop_at_mid=True), base(x, t, states)
+    assert stopped.noise is None
+    assert torch.equal(stopped.m_pre, whole.m_pre)
+    assert torch.equal(stopped.m_post, whole.m_post)
+    assert whole.noise.shape == x.shape
+
+
+@torch.inference_mode()
+def test_one_timestep_serves_all_rows(base):
+    x, t, states = sample(3)
+    assert close(base(x, t, states).noise, base(x, t.expand(3), states).noise) < 1e-6
