@@ -1,0 +1,54 @@
+"""The command line: parse, run one command, say in one line what went wrong."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from typing import NoReturn
+
+from emoe.commands import inspect, score
+from emoe.errors import EmoeError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code: 0, 2 for anything the user can mend, 130 for Ctrl-C, 1 for a mistake of ours."""
+    logging.basicConfig(format="emoe: %(message)s", stream=sys.stderr)
+    try:
+        options = _parser().parse_args(arguments)
+        return options.run(options)
+    except EmoeError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("stopped", 130)
+    except BrokenPipeError:  # whoever read our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return _fail(f"this is a mistake in emoe ({type(error).__name__}: {error}); EMOE_DEBUG=1 shows where", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    if os.environ.get("EMOE_DEBUG") == "1":
+        traceback.print_exc()
+    print("emoe:", " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise EmoeError(f"{message} (see {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="emoe", description="How uncertain is a text-to-image model about a prompt?")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
+    for command in (score, inspect):
+        command.add_to(commands)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""From a UNet's shapes, and its config.json where there is one, to its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from emoe.errors import EmoeError
+from emoe.unet import UNetConfig
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# Settings of diffusers' UNet that change results and not shapes; only SD1.5's values are built here.
+FIXED = {
+    "act_fn": "silu",
+    "center_input_sample": False,
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-5,
+    "resnet_time_scale_shift": "default",
+}
+FULL_SIZE = 64  # latent pixels a side; what a file without a config was trained on
+
+
+def unet_config(shapes: Shapes, config: Mapping[str, Any], where: str) -> UNetConfig:
+    """Widths follow from the shapes; heads, groups and size do not, and are SD1.5's where no config.json tells."""
+    for key, value in FIXED.items():
+        if config.get(key, value) != value:
+            raise EmoeError(f"{where}: its config.json sets {key} to {config[key]!r}; only {value!r} is SD1.5")
+    block = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    try:
+        channels = tuple(shapes[f"down_blocks.{i}.resnets.0.conv1.weight"][0] for i in range(4))
+        text = shapes.get(f"{block}.weight") or shapes[f"{block}.experts.0.weight"]
+        latent_channels = shapes["conv_in.weight"][1]
+    except KeyError as error:
+        raise EmoeError(f"{where}: its UNet lacks {error.args[0]}; the file is damaged, download it again") from error
+    return UNetConfig(
+        channels=channels,
+        heads=_heads(config, where),
+        groups=positive(config, "norm_num_groups", UNetConfig.groups, where),
+        text_dim=text[1],
+        latent_channels=latent_channels,
+        sample_size=_sample_size(config, where),
+    )
+
+
+def _heads(config: Mapping[str, Any], where: str) -> int:
+    """`attention_head_dim` is the NUMBER of heads: an old mistake that every SD1.5 config keeps."""
+    heads = config.get("num_attention_heads") or config.get("attention_head_dim") or UNetConfig.heads
+    per_level = set(heads) if isinstance(heads, list) else {heads}
+    if len(per_level) != 1:
+        raise EmoeError(f"{where}: its config.json sets other heads on every level ({heads}); SD1.x has one number")
+    return positive({"attention_head_dim": per_level.pop()}, "attention_head_dim", UNetConfig.heads, where)
+
+
+def _sample_size(config: Mapping[str, Any], where: str) -> int:
+    """Configs written before diffusers 0.9 say 32 for networks trained on 64."""
+    size = positive(config, "sample_size", FULL_SIZE, where)
+    version = str(config.get("_diffusers_version", "1.0")).split(".")
+    old = version[0] == "0" and version[1:2] and version[1].isdecimal() and int(version[1]) < 9
+    return max(size, FULL_SIZE) if old else size
+
+
+def positive(config: Mapping[str, Any], key: str, default: int, where: str) -> int:
+    """A positive whole number from a config.json."""
+    value = config.get(key)
+    value = default if value is None else value
+    if not isinstance(value, int) or value < 1:
+        raise EmoeError(f"{where}: its config.json sets {key} to {value!r}; it must be a positive whole number")
+    return value

@@ -1,0 +1,89 @@
+"""Which tensors of a file are the UNet's, the VAE's, the text encoder's, and which are left over."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from emoe.checkpoint import names
+from emoe.checkpoint.detect import Keys
+from emoe.checkpoint.file import Entry
+
+PARTS = ("unet", "vae", "text_encoder")
+
+# What checkpoints carry along and no forward needs. Schedules are recomputed, never read; positions likewise:
+# averaged by merging tools, they pointed at wrong words.
+JUNK = {
+    "EMA copy": r"model_ema\.",
+    "noise schedule": r"(betas|alphas_cumprod\w*|sqrt_\w+|log_one_minus_\w+|posterior_\w+|lvlb_weights|logvar"
+    r"|scale_factor|denoiser\.sigmas)$",
+    "position ids": r"(.+\.)?position_ids$",
+    "CLIP projection": r"(.+\.)?(logit_scale|text_projection(\.weight)?)$",
+    "training state": r"(embedding_manager|loss|optimizer\w*|callbacks|global_step|epoch)\b",
+    "markers": r"(v_pred|ztsnr|edm_\w+)$",
+    "LoRA remnants": r"lora_",
+    "ControlNet": r"control_model\.",
+    "safety checker": r"safety_checker\.",
+}
+UNET_ROOTS = re.compile(r"(conv_in|conv_out|conv_norm_out|time_embedding|down_blocks|mid_block|up_blocks|time_embed"
+                        r"|input_blocks|middle_block|output_blocks|out)\.")  # fmt: skip
+VAE_ROOTS = re.compile(r"(encoder|decoder|quant_conv|post_quant_conv)\.")
+
+
+@dataclass
+class Contents:
+    """Every tensor of a file under one heading."""
+
+    parts: dict[str, dict[str, str]]  # "unet", "vae", "text_encoder" -> our name -> its name in the file
+    naming: str  # the UNet's: "LDM" or "diffusers"
+    dropped: Counter[str] = field(default_factory=Counter)  # junk, by what it is
+    unknown: list[str] = field(default_factory=list)  # names that belong to no part
+
+
+def sort(entries: Mapping[str, Entry]) -> Contents:
+    """Sort a file's names, whatever their spelling; one that no rule knows stays as it is, for strict loading."""
+    keys = Keys(entries)
+    vae = _vae_prefix(entries)
+    contents = Contents({part: {} for part in PARTS}, "LDM" if keys.ldm else "diffusers")
+    for name in entries:
+        junk = next((label for label, pattern in JUNK.items() if re.match(pattern, name)), None)
+        if junk:
+            contents.dropped[junk] += 1
+            continue
+        place = _place(name, keys, vae)
+        if place:
+            part, ours = place
+            contents.parts[part][ours] = name
+        else:
+            contents.unknown.append(name)
+    return contents
+
+
+def _place(name: str, keys: Keys, vae: str | None) -> tuple[str, str] | None:
+    """The part that a tensor belongs to, and our name for it."""
+    if keys.prefix and name.startswith(keys.prefix):
+        return "unet", _unet_name(name[len(keys.prefix) :], keys)
+    if vae and name.startswith(vae):
+        return "vae", _vae_name(name[len(vae) :])
+    text = names.text_from_any(name)
+    if text:
+        return "text_encoder", text
+    if keys.prefix == "" and UNET_ROOTS.match(name):
+        return "unet", _unet_name(name, keys)
+    if vae == "" and VAE_ROOTS.match(name):
+        return "vae", _vae_name(name)
+    return None
+
+
+def _unet_name(name: str, keys: Keys) -> str:
+    return (names.unet_from_ldm(name) if keys.ldm else None) or name
+
+
+def _vae_name(name: str) -> str:
+    return names.vae_from_ldm(name) or names.vae_from_diffusers(name)
+
+
+def _vae_prefix(entries: Iterable[str]) -> str | None:
+    return next((p for p in ("first_stage_model.", "vae.", "") if p + "decoder.conv_in.weight" in entries), None)

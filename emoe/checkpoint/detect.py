@@ -1,0 +1,213 @@
+"""What a file is, from its tensors' names and shapes, before anything is built.
+
+Most files that share a folder with SD1.5 checkpoints are not SD1.5 checkpoints, and some would even fit: an
+inpainting model's attention has the right shapes. Each kind is recognised and named; an unknown one stays unknown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+
+from emoe.checkpoint.file import Entry
+
+UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "unet.", "")
+
+
+SEGMOE = "a SegMoE mixture"
+
+
+class Kind(NamedTuple):
+    name: str  # with its article: "an SDXL checkpoint"
+    remedy: str | None = None  # what to do instead; None where the file can be used
+
+
+class Keys:
+    """A header, and the questions that tell kinds of files apart."""
+
+    def __init__(self, entries: Mapping[str, Entry]):
+        self.entries = entries
+
+    @cached_property
+    def prefix(self) -> str | None:
+        """What stands before the UNet's names; None if there is no UNet."""
+        firsts = ("input_blocks.0.0.weight", "conv_in.weight")
+        found = (p for p in UNET_PREFIXES for first in firsts if p + first in self.entries)
+        return next(found, None)
+
+    @cached_property
+    def ldm(self) -> bool:
+        return self.prefix is not None and f"{self.prefix}input_blocks.0.0.weight" in self.entries
+
+    @cached_property
+    def unet(self) -> dict[str, Entry]:
+        """The UNet's entries, prefix cut off."""
+        if self.prefix is None:
+            return {}
+        return {n[len(self.prefix) :]: e for n, e in self.entries.items() if n.startswith(self.prefix)}
+
+    @cached_property
+    def latent_channels(self) -> int:
+        first = self.unet.get("input_blocks.0.0.weight") or self.unet.get("conv_in.weight")
+        return first.shape[1] if first and len(first.shape) == 4 else 0
+
+    @cached_property
+    def text_widths(self) -> set[int]:
+        """What the cross-attentions read: {768} in SD1.x."""
+        pattern = re.compile(r"attn2\.to_k\.(experts\.0\.)?weight$")
+        return {e.shape[-1] for n, e in self.unet.items() if pattern.search(n) and len(e.shape) == 2}
+
+    @cached_property
+    def blocks(self) -> int:
+        """Transformer blocks: 16 in SD1.x."""
+        return sum(bool(re.search(r"attn2\.to_out\.0\.weight$", n)) for n in self.unet)
+
+    def starts(self, *heads: str) -> bool:
+        return any(name.startswith(heads) for name in self.entries)
+
+    def ends(self, *tails: str) -> bool:
+        return any(name.endswith(tails) for name in self.entries)
+
+    def holds(self, *words: str) -> bool:
+        return any(word in name for name in self.entries for word in words)
+
+    def unet_starts(self, *heads: str) -> bool:
+        """Below any of the places where a diffusion model is kept."""
+        heads = tuple(p + head for p in UNET_PREFIXES for head in heads)
+        return any(name.startswith(heads) for name in self.entries)
+
+    @cached_property
+    def embedding(self) -> bool:
+        """A handful of vectors as wide as a text encoder."""
+        shapes = [e.shape for e in self.entries.values()]
+        widths = {shape[-1] for shape in shapes if shape}
+        return 0 < len(shapes) < 10 and all(len(shape) in (1, 2) for shape in shapes) and widths <= {768, 1024, 1280}
+
+
+LORA_TAILS = (
+    *(".lora_up.weight", ".lora_down.weight", ".lora_A.weight", ".lora_B.weight", ".lora.up.weight"),
+    *(".lora.down.weight", "_lora.up.weight", "_lora.down.weight"),
+    *(".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".oft_blocks"),
+)
+HYPERNETWORK = ("320.", "640.", "768.", "1280.")
+DIT = ("double_blocks.0.", "joint_blocks.0.", "x_embedder.", "patchify_proj.", "layers.0.adaLN")
+CHECKPOINT = "use an SD1.x text-to-image checkpoint"
+
+# In the order of asking: a file is the first kind whose question it answers with yes.
+KINDS: tuple[tuple[str, Callable[[Keys], bool], str | None], ...] = (
+    (
+        "a LoRA",
+        lambda k: not k.text_widths and (k.ends(*LORA_TAILS) or k.starts("lora_unet_", "lora_te_", "lycoris_")),
+        "merge it into a checkpoint and use the merged file",
+    ),
+    (
+        "a ControlNet",
+        lambda k: (
+            (k.holds("input_hint_block.", "controlnet_cond_embedding.conv_in.") or k.starts("lllite_"))
+            and not (k.prefix and k.blocks == 16)
+        ),
+        f"{CHECKPOINT}; a ControlNet steers one, it is none",
+    ),
+    ("a T2I-Adapter", lambda k: k.starts("body.0.") and k.starts("conv_in."), CHECKPOINT),
+    ("an IP-Adapter", lambda k: k.starts("image_proj.") and k.starts("ip_adapter."), CHECKPOINT),
+    ("a GLIGEN model", lambda k: k.holds(".fuser.", "position_net."), CHECKPOINT),
+    (
+        "an AnimateDiff motion module",
+        lambda k: k.holds("motion_modules.", "temporal_transformer"),
+        CHECKPOINT,
+    ),
+    (
+        "a textual-inversion embedding",
+        lambda k: k.starts("string_to_param", "emb_params") or k.embedding,
+        CHECKPOINT,
+    ),
+    (
+        "a hypernetwork",
+        lambda k: bool(k.entries) and all(n.startswith(HYPERNETWORK) for n in k.entries),
+        CHECKPOINT,
+    ),
+    (
+        "a diffusion transformer (Flux, SD3 or the like)",
+        lambda k: k.unet_starts(*DIT),
+        f"it has no UNet to mix; {CHECKPOINT}",
+    ),
+    (
+        "an SDXL checkpoint",
+        lambda k: (
+            k.starts("conditioner.embedders.1.")
+            or k.unet_starts("label_emb.0.0.weight", "add_embedding.linear_1.weight")
+            or bool(k.text_widths & {2048, 1280})
+        ),
+        f"SDXL and SD1.x do not mix; {CHECKPOINT}",
+    ),
+    (
+        "an SD2.x checkpoint",
+        lambda k: 1024 in k.text_widths or k.starts("cond_stage_model.model."),
+        f"its text encoder is another one (1024 wide, SD1.x has 768); {CHECKPOINT}",
+    ),
+    (
+        "an AltDiffusion checkpoint",
+        lambda k: k.starts("cond_stage_model.roberta."),
+        f"its text encoder is not CLIP; {CHECKPOINT}",
+    ),
+    (
+        "a quantised checkpoint",
+        lambda k: (
+            k.holds(".quant_state.", ".absmax", "scaled_fp8", ".comfy_quant")
+            or k.ends(".scale_weight", ".scale_input")
+            or any(e.dtype in (torch.uint8, torch.int8) or isinstance(e.dtype, str) for e in k.unet.values())
+        ),
+        "its weights mean nothing without their scales; use the fp16 or fp32 version",
+    ),
+    (
+        "an inpainting checkpoint",
+        lambda k: k.latent_channels == 9,
+        "its conv_in takes 9 channels, a text-to-image model's 4; use the model's ordinary version",
+    ),
+    (
+        "an instruct-pix2pix checkpoint",
+        lambda k: k.latent_channels == 8,
+        f"its conv_in takes 8 channels, a text-to-image model's 4; {CHECKPOINT}",
+    ),
+    (
+        "a depth or upscaling checkpoint",
+        lambda k: k.latent_channels in (5, 7),
+        f"its conv_in takes more channels than a text-to-image model's 4; {CHECKPOINT}",
+    ),
+    (
+        "an LCM checkpoint with a guidance embedding",
+        lambda k: "time_embedding.cond_proj.weight" in k.unet,
+        "its UNet takes an extra input that changes every result; use the model it was distilled from",
+    ),
+    (SEGMOE, lambda k: bool(k.text_widths) and k.holds(".experts.0."), None),
+    (
+        "a distilled checkpoint (BK-SDM, small-sd, tiny-sd, SDXS or the like)",
+        lambda k: bool(k.unet) and k.blocks != 16,
+        "it has not SD1.5's 16 transformer blocks; use the model it was distilled from",
+    ),
+    ("an SD1.x checkpoint", lambda k: bool(k.unet), None),
+    (
+        "a VAE alone",
+        lambda k: k.ends("decoder.conv_in.weight"),
+        "it has no UNet; name it under `vae`, and a checkpoint here",
+    ),
+    (
+        "a text encoder alone",
+        lambda k: k.ends("embeddings.token_embedding.weight"),
+        "it has no UNet; name it under `text_encoder`, and a checkpoint here",
+    ),
+)
+
+
+def identify(entries: Mapping[str, Entry]) -> Kind:
+    """The first kind that fits. One that no rule knows is refused, with a sample of what it holds."""
+    keys = Keys(entries)
+    for name, test, remedy in KINDS:
+        if test(keys):
+            return Kind(name, remedy)
+    sample = ", ".join(sorted(entries)[:10]) or "nothing"
+    return Kind("of no known kind", f"it holds {sample}; {CHECKPOINT}")

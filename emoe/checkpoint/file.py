@@ -1,0 +1,207 @@
+"""One weights file: sniffed, opened without running any of its code, read tensor by tensor.
+
+Extensions lie, so the first bytes decide. safetensors is mapped; pickles go through `weights_only` with the few
+names on an allow-list, and never otherwise.
+"""
+
+from __future__ import annotations
+
+import _codecs
+import logging
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import NamedTuple
+
+import numpy
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from emoe.errors import EmoeError
+
+log = logging.getLogger("emoe")
+
+SAFETENSORS, ZIP_PICKLE, LEGACY_PICKLE = "safetensors", "pickle (zip)", "pickle (legacy)"
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+class Entry(NamedTuple):
+    """What the header says of a tensor."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype | str  # the file's own word where torch has none
+
+
+class ModelCheckpoint:
+    """Stands in for the class of that name which Lightning's checkpoints mention; Lightning is not needed."""
+
+
+def _allowed() -> list:
+    """The names that original .ckpt files need besides plain tensors; numpy 1 and 2 spell `scalar` differently."""
+    scalar = numpy._core.multiarray.scalar if hasattr(numpy, "_core") else numpy.core.multiarray.scalar
+    return [
+        (ModelCheckpoint, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
+        numpy.dtype,
+        numpy.dtypes.Float64DType,
+        _codecs.encode,
+    ]
+
+
+class WeightsFile:
+    """A weights file whose header is known and whose tensors are read on demand.
+
+    entries: name -> shape and dtype.  metadata: safetensors' free-text header, {} for pickles.
+    """
+
+    def __init__(self, path: Path):
+        """Raises EmoeError for anything that is not a readable weights file, with what it is instead."""
+        self.path = path
+        self.container = sniff(path)
+        self._tensors: dict[str, Tensor] | None = None
+        self._handle = None
+        if self.container == SAFETENSORS:
+            self.entries, self.metadata = self._safetensors_header()
+        else:
+            self.metadata = {}
+            self.entries = {n: Entry(tuple(t.shape), t.dtype) for n, t in self._unpickled().items()}
+            self.release()
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, as stored, on the CPU. May be a view of the file: copy what is to outlive it."""
+        if self.container == SAFETENSORS:
+            if self._handle is None:
+                self._handle = safe_open(self.path, "pt")
+            return self._handle.get_tensor(name)
+        return self._unpickled()[name]
+
+    def release(self) -> None:
+        """Let go of what reading holds; the next read takes it up again."""
+        self._handle = self._tensors = None
+
+    def _safetensors_header(self) -> tuple[dict[str, Entry], dict[str, str]]:
+        try:
+            with safe_open(self.path, "pt") as handle:
+                slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 (no mapping)
+                entries = {
+                    name: Entry(tuple(s.get_shape()), DTYPES.get(s.get_dtype(), s.get_dtype()))
+                    for name, s in slices.items()
+                }
+                return entries, handle.metadata() or {}
+        except SafetensorError as error:
+            raise EmoeError(
+                f"{self.path} is a damaged or cut-off safetensors file ({error}); download it again"
+            ) from error
+
+    def _unpickled(self) -> dict[str, Tensor]:
+        if self._tensors is None:
+            mapped = self.container == ZIP_PICKLE  # legacy pickles cannot be mapped
+            try:
+                with torch.serialization.safe_globals(_allowed()):
+                    tree = torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
+            except UnpicklingError as error:
+                raise EmoeError(self._refused_pickle()) from error
+            except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise EmoeError(f"{self.path} is a damaged or cut-off pickle ({reason}); download it again") from error
+            self._tensors = dict(flatten(unwrap(tree)))
+        return self._tensors
+
+    def _refused_pickle(self) -> str:
+        wanted = ""
+        if self.container == ZIP_PICKLE:  # torch cannot list the names in a legacy file
+            with torch.serialization.safe_globals(_allowed()):
+                names = torch.serialization.get_unsafe_globals_in_checkpoint(str(self.path))
+            wanted = f" ({', '.join(sorted(names)[:5])})" if names else ""
+        return (
+            f"{self.path} is a pickle that asks for more than tensors{wanted}, which could run code; nothing of it "
+            "was run. Use the model's safetensors file, or convert it with a tool you trust"
+        )
+
+
+def sniff(path: Path) -> str:
+    """The container of a weights file by its first bytes; EmoeError says what it is if it is none."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise EmoeError(f"cannot read {path}: {error.strerror}") from error
+
+    if size == 0:
+        raise EmoeError(f"{path} is empty: a download that failed; download it again")
+    if head[8:16].lstrip()[:1] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= 100_000_000:
+        return SAFETENSORS
+    if head.startswith(b"PK\x03\x04"):
+        return _sniff_zip(path)
+    if head.startswith(b"\x80\x02"):
+        return LEGACY_PICKLE
+    raise EmoeError(f"{path} {_what_else(head)}")
+
+
+def _sniff_zip(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise EmoeError(f"{path} is a damaged or cut-off pickle ({error}); download it again") from error
+    if any(name.endswith("/data.pkl") for name in names):
+        return ZIP_PICKLE
+    raise EmoeError(
+        f"{path} is a zip archive, not a checkpoint: unpack it and name the file or folder inside (it starts with "
+        f"{', '.join(names[:3])})"
+    )
+
+
+def _what_else(head: bytes) -> str:
+    text = head.lstrip().lower()
+    if not head.strip(b"\0"):
+        return "holds only zeros: a download that never finished; download it again"
+    if head.startswith(b"GGUF"):
+        return "is a GGUF file, quantised for other programs; use the model's safetensors file"
+    if text.startswith((b"<!do", b"<htm", b"<?xml")):
+        return "is a web page, not a model: the download met a login or an error page; download it again, logged in"
+    if text.startswith(b"{"):
+        message = head.decode(errors="replace").strip()[:80]
+        return f"is a JSON message, not a model ({message}): the download was refused; download it again"
+    if text.startswith(b"version https://git-lfs"):
+        return "is a git-lfs pointer, not the model itself: run `git lfs pull` in its repository"
+    return "is no weights file: neither safetensors nor a torch pickle"
+
+
+def unwrap(tree: object) -> dict:
+    """The state dict inside a checkpoint's wrappings; {} if there is none."""
+    seen: set[int] = set()
+    while isinstance(tree, dict) and id(tree) not in seen:
+        seen.add(id(tree))
+        if isinstance(tree.get("state_dict"), dict):
+            tree = tree["state_dict"]
+        elif len(tree) == 1 and isinstance(next(iter(tree.values())), dict):
+            tree = next(iter(tree.values()))
+    return tree if isinstance(tree, dict) else {}
+
+
+def flatten(tree: object, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """Tensors in nested dicts and lists (embeddings, IP-Adapters, hypernetworks), by dotted name."""
+    if isinstance(tree, Tensor):
+        yield prefix, tree.detach()
+    elif isinstance(tree, dict | list | tuple) and depth < 6:
+        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from flatten(value, f"{prefix}.{key}" if prefix else str(key), depth + 1)

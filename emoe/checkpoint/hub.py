@@ -1,0 +1,91 @@
+"""A repository on the Hugging Face Hub, as a folder whose files are downloaded when they are asked for."""
+
+from __future__ import annotations
+
+import os
+from functools import cache, cached_property
+from pathlib import Path, PurePosixPath
+
+import huggingface_hub
+from huggingface_hub import errors
+
+from emoe.checkpoint.layout import Folder
+from emoe.errors import EmoeError
+
+# The Hub's own errors, its HTTP client's (the library has changed clients before), and the disk's.
+FAILURES = (errors.HfHubHTTPError, *errors.HfHubHTTPError.__bases__, errors.EntryNotFoundError, OSError)
+
+
+class HubFolder(Folder):
+    """A repository at one commit, or a folder of it."""
+
+    def __init__(self, repo: str, listing: list[str], commit: str, inner: str = ""):
+        self.repo, self.listing, self.commit, self.inner = repo, listing, commit, inner
+
+    def __str__(self) -> str:
+        return "/".join(filter(None, (self.repo, self.inner)))
+
+    @cached_property
+    def _here(self) -> set[str]:
+        head = f"{self.inner}/" if self.inner else ""
+        return {name[len(head) :] for name in self.listing if name.startswith(head)}
+
+    def has(self, name: str) -> bool:
+        return name in self._here or any(there.startswith(f"{name}/") for there in self._here)
+
+    def names(self) -> list[str]:
+        return sorted(name for name in self._here if "/" not in name)
+
+    def path(self, name: str) -> Path:
+        filename = str(PurePosixPath(self.inner) / name)
+        try:
+            return Path(huggingface_hub.hf_hub_download(self.repo, filename, revision=self.commit))
+        except FAILURES as error:
+            raise EmoeError(_explain(self.repo, None, error)) from error
+
+    def folder(self, name: str) -> HubFolder:
+        return HubFolder(self.repo, self.listing, self.commit, str(PurePosixPath(self.inner) / name))
+
+
+@cache
+def repository(repo: str, revision: str | None = None) -> Folder:
+    """A Hub repository; where the network is out of reach, what of it lies in the Hub's cache."""
+    try:
+        info = huggingface_hub.HfApi().model_info(repo, revision=revision)
+        return HubFolder(repo, [sibling.rfilename for sibling in info.siblings or []], info.sha)
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
+        raise EmoeError(_explain(repo, revision, error)) from error
+    except FAILURES as error:
+        try:
+            cached = huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True)
+        except errors.LocalEntryNotFoundError:
+            raise EmoeError(_explain(repo, revision, error)) from error
+        return Folder(Path(cached))
+
+
+def _explain(repo: str, revision: str | None, error: Exception) -> str:
+    """One line, where the library writes several."""
+    where = f"the Hub repository {repo}" + (f" at revision {revision!r}" if revision else "")
+    login = "run `hf auth login` or set HF_TOKEN"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.GatedRepoError):
+        return f"{where} is gated: accept its terms on its page, then {login}"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{where} does not exist; look the revision up on the repository's page"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f"there is no file or folder {repo} here, and {where} does not exist or is private ({status}): check the "
+            f"name; if it is private, {login}"
+        )
+    if isinstance(error, errors.HFValidationError):
+        return f"{repo!r} is not the name of a Hub repository; write owner/name"
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return f"{where} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it; unset it for the first run"
+    if status in (401, 403):
+        return f"{where} refused the download ({status}): {login}, with a token that may read it"
+    if isinstance(error, errors.EntryNotFoundError):
+        return f"{where} lacks a file that its own listing names; try again, or name another revision"
+    if not status and isinstance(error, OSError) and error.errno:
+        return f"cannot store {where} in the Hub's cache: {os.strerror(error.errno)}"
+    reason = f"answered {status}" if status else f"cannot be reached ({type(error).__name__})"
+    return f"{where} {reason}; try again later, or download it and name its path"

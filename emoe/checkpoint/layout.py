@@ -1,0 +1,135 @@
+"""A folder in the Hub's layout: which of its files hold the UNet, the VAE, the text encoder.
+
+The choice is made part by part: repositories mix formats, variants and years.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from emoe.errors import EmoeError
+
+# Part -> the stems its weights go by, with the extensions they go with.
+STEMS = {
+    "unet": {"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"},
+    "vae": {"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"},
+    "text_encoder": {"safetensors": "model", "bin": "pytorch_model"},
+}
+VARIANTS = ("", "fp32", "fp16", "bf16", "ema", "non_ema")  # any safetensors comes before any pickle
+CHECKPOINTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
+JSON_LIMIT = 16 * 2**20  # bytes; a config or an index is far smaller
+
+
+class Folder:
+    """A folder on this disk: what it holds, and where."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def has(self, name: str) -> bool:
+        return (self.root / name).exists()
+
+    def names(self) -> list[str]:
+        """The files directly in the folder."""
+        try:
+            return sorted(p.name for p in self.root.iterdir() if p.is_file())
+        except OSError as error:
+            raise EmoeError(f"cannot read {self.root}: {error.strerror}") from error
+
+    def path(self, name: str) -> Path:
+        """Where a file of the folder lies on this disk."""
+        return self.root / name
+
+    def folder(self, name: str) -> Folder:
+        return Folder(self.root / name)
+
+
+def weights(folder: Folder, part: str) -> list[str]:
+    """The names of the files with a part's weights: one, several if sharded, none if the part is not there."""
+    for extension, stem in STEMS[part].items():
+        for variant in VARIANTS:
+            for name in _spellings(stem, variant, extension):
+                if folder.has(name):
+                    return _shards(folder, name) if name.endswith(".json") else [name]
+    return []
+
+
+def _spellings(stem: str, variant: str, extension: str) -> Iterator[str]:
+    if not variant:
+        yield f"{stem}.{extension}"
+        yield f"{stem}.{extension}.index.json"
+        return
+    yield f"{stem}.{variant}.{extension}"
+    yield f"{stem}.{extension}.index.{variant}.json"
+    yield f"{stem}.{extension}.{variant}.index.json"
+    yield f"{stem}.{variant}.{extension}.index.json"
+
+
+def _shards(folder: Folder, index: str) -> list[str]:
+    """The shards that an index names: bare names in the same folder, as a stranger's index may name anything."""
+    table = read_json(folder.path(index)).get("weight_map")
+    if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
+        raise EmoeError(f"{folder}/{index} has no weight_map; download it again")
+    shards = sorted(set(table.values()))
+    for name in shards:
+        if Path(name).name != name or "\\" in name or name in ("", ".", ".."):
+            raise EmoeError(f"{folder}/{index} names {name!r}, which is not a file in its own folder; do not trust it")
+        if not folder.has(name):
+            raise EmoeError(f"{folder} lacks {name}, which {index} names; download it again")
+    return shards
+
+
+def is_part(name: str) -> bool:
+    """Whether a file is named like a part's weights, so that the config.json beside it is its own."""
+    return name.partition(".")[0] in {stem for stems in STEMS.values() for stem in stems.values()}
+
+
+def only_checkpoint(folder: Folder) -> list[str]:
+    """The files of the one checkpoint at the root of a folder; EmoeError lists them if there are several."""
+    for part in STEMS:
+        if names := weights(folder, part):
+            return names
+    found = [name for name in folder.names() if name.endswith(CHECKPOINTS) and not name.startswith("._")]
+    if len(found) == 1:
+        return found
+    if found:
+        raise EmoeError(
+            f"{folder} holds {len(found)} checkpoints and no unet folder; name one of them: "
+            + ", ".join(f"{folder}/{name}" for name in found[:6])
+        )
+    raise EmoeError(f"{folder} holds no checkpoint: no unet folder, and no .safetensors, .ckpt or .bin file")
+
+
+def config(folder: Folder, name: str = "config.json") -> dict:
+    """A part's settings; {} where there are none."""
+    return read_json(folder.path(name)) if folder.has(name) else {}
+
+
+def sidecar_says_v(folder: Folder, name: str) -> bool:
+    """Whether the LDM config beside a single file, as web UIs keep it, declares v-prediction."""
+    sidecar = f"{name.rpartition('.')[0]}.yaml"
+    if not folder.has(sidecar):
+        return False
+    text = folder.path(sidecar).read_text(errors="replace")[:JSON_LIMIT]
+    return bool(re.search(r"^\s*parameterization:\s*[\"']?v[\"']?\s*$", text, re.MULTILINE))
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object from a file; EmoeError if it is none."""
+    try:
+        if path.stat().st_size > JSON_LIMIT:
+            raise EmoeError(f"{path} is too long for what it is; download it again")
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise EmoeError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise EmoeError(f"{path} is not JSON ({error}); download it again") from error
+    if not isinstance(value, dict):
+        raise EmoeError(f"{path} is not a JSON object; download it again")
+    return value

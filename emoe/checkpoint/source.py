@@ -1,0 +1,107 @@
+"""What a source string means: a path, a Hub repository, or a Civitai model version.
+
+    models/red.safetensors                          a local file (relative to weights.toml)
+    models/red/                                     a local folder in the Hub's layout
+    owner/name[@revision][/file or folder]          a repository on the Hugging Face Hub
+    https://huggingface.co/owner/name[/...]         the same, as a page's address
+    civitai:128713                                  a Civitai model version, by its number
+    https://civitai.com/models/4384[?modelVersionId=128713]        a Civitai page
+    https://civitai.com/api/download/models/128713[?fp=fp16&...]   a Civitai download link
+    urn:air:sd1:checkpoint:civitai:4384@128713      a Civitai resource name
+
+A path that exists wins over a repository of the same name.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from emoe.errors import EmoeError
+
+CIVITAI_HOSTS = ("civitai.com", "civitai.red", "civitai.green")
+WEIGHTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
+
+# Revisions that hold a slash are the Hub's pull requests and conversions; all others end at the next one.
+HUB = re.compile(
+    r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/@]+))?(/(?P<inner>.+?))?/?"
+)
+
+
+@dataclass(frozen=True)
+class Local:
+    path: Path
+
+
+@dataclass(frozen=True)
+class Hub:
+    repo: str
+    revision: str | None = None
+    inner: str | None = None  # a file or folder in the repository
+
+
+@dataclass(frozen=True)
+class Civitai:
+    version: int | None  # None: the newest version of the model
+    model: int | None = None
+    wanted: tuple[tuple[str, str], ...] = ()  # (("fp", "fp16"), ...), from a download link
+
+
+Source = Local | Hub | Civitai
+
+
+def parse(text: str, folder: Path = Path(), revision: str | None = None) -> Source:
+    """Read a source string; relative paths are taken from `folder`.
+
+    revision: the Hub revision where `text` names none. Raises EmoeError for what is none of the forms.
+    """
+    if text.startswith(("civitai:", "urn:air:")):
+        return _civitai_id(text)
+    if text.startswith(("http://", "https://")):
+        return _address(text, revision)
+
+    path = folder / Path(text).expanduser()
+    if path.exists():
+        return Local(path)
+    hub = HUB.fullmatch(text)
+    # "owner/model.ckpt" is a path that is missing; "owner/name/model.ckpt" may be a file in a repository
+    if hub and (hub["inner"] or not text.endswith(WEIGHTS)):
+        return Hub(hub["repo"], hub["revision"] or revision, hub["inner"])
+    raise EmoeError(
+        f"there is no file or folder {path}, and {text!r} is neither owner/name of a Hub repository nor a Civitai "
+        "address; check the path"
+    )
+
+
+def _civitai_id(text: str) -> Civitai:
+    match = re.fullmatch(r"civitai:(?P<version>\d+)|urn:air:sd1:checkpoint:civitai:(?P<model>\d+)@(?P<of>\d+)", text)
+    if not match:
+        raise EmoeError(
+            f"source {text!r} is no Civitai version; write civitai: and the version's number (modelVersionId in the "
+            "page's address), or urn:air:sd1:checkpoint:civitai:MODEL@VERSION"
+        )
+    return Civitai(int(match["version"] or match["of"]), int(match["model"]) if match["model"] else None)
+
+
+def _address(text: str, revision: str | None) -> Source:
+    url = urlsplit(text)
+    host = (url.hostname or "").removeprefix("www.")
+    query = dict(parse_qsl(url.query))
+    if host in CIVITAI_HOSTS:
+        if match := re.match(r"/api/download/models/(\d+)", url.path):
+            query.pop("token", None)  # secrets come from CIVITAI_TOKEN alone
+            return Civitai(int(match[1]), wanted=tuple(sorted(query.items())))
+        if match := re.match(r"/models/(\d+)", url.path):
+            version = query.get("modelVersionId", "")
+            return Civitai(int(version) if version.isdecimal() else None, int(match[1]))
+    if host in ("huggingface.co", "hf.co"):
+        match = re.fullmatch(
+            r"/(?P<repo>[^/]+/[^/]+)(/(?:resolve|blob|tree)/(?P<revision>[^/]+)(/(?P<inner>.+?))?)?/?",
+            unquote(url.path),
+        )
+        if match:
+            return Hub(match["repo"], match["revision"] or revision, match["inner"])
+    plain = text.partition("?")[0]
+    raise EmoeError(f"source {plain} is no address emoe can download from; download the file and name its path")

@@ -1,0 +1,215 @@
+"""weights.toml -> frozen dataclasses. Every mistake is named by its key, with the remedy."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from emoe.errors import EmoeError
+from emoe.moe import LAYERS
+
+GATES = ("prompt", "uniform", "hidden")
+SPLITS = {"attn": ("attn1", "attn2"), "ff": ("ff",), "all": ("attn1", "attn2", "ff")}  # layers -> where they may split
+EXAMPLE = 'see weights.toml in the project, or write base = "owner/name" and two or more [[expert]] tables'
+
+
+@dataclass(frozen=True)
+class Expert:
+    source: str
+    positive: str | None = None  # descriptors: what a prompt for this expert asks for,
+    negative: str | None = None  # and what its negative prompt does
+    name: str | None = None
+    sha256: str | None = None  # of the file that holds its UNet
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A mixture, as weights.toml describes it. Either `base` and `experts`, or `segmoe`."""
+
+    path: Path
+    base: str | None = None
+    experts: tuple[Expert, ...] = ()
+    segmoe: str | None = None
+    text_encoder: str | None = None  # instead of the base's
+    vae: str | None = None  # instead of the base's
+    tokenizer: str | None = None  # instead of the base's
+    revision: str | None = None  # of Hub sources that name none
+    layers: str = "all"
+    top: int | None = None  # experts a prompt; None where a SegMoE checkpoint tells, or the gate is uniform
+    gate: str | None = None  # None where a SegMoE checkpoint tells
+    split: str | None = None  # None: the first cross-attention, or feed-forward if only those are mixed
+    temperature: float = 1.0
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths start."""
+        return self.path.parent
+
+
+TOP_KEYS = {f.name for f in fields(Weights)} - {"path", "experts"} | {"expert"}
+EXPERT_KEYS = {f.name for f in fields(Expert)}
+
+
+def read_weights(path: str | Path) -> Weights:
+    """Parse and check a weights.toml. Raises EmoeError, in one line, for the first mistake."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise EmoeError(f"there is no {path}; {EXAMPLE}, and name the file with --weights") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise EmoeError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise EmoeError(f"{path} is not valid TOML: {error}") from error
+    return parse_weights(table, path)
+
+
+def parse_weights(table: Mapping[str, Any], path: Path) -> Weights:
+    """The same, from a parsed table; `path` is for messages and for relative paths."""
+    reader = _Reader(path, table, "", TOP_KEYS)
+    experts = table.get("expert", [])
+    if not isinstance(experts, list) or not all(isinstance(expert, dict) for expert in experts):
+        raise reader.wrong("expert", "must be [[expert]] tables, with double brackets")
+    segmoe = reader.text("segmoe")
+    gate = reader.one_of("gate", GATES) or (None if segmoe else "prompt")
+    weights = Weights(
+        path=path,
+        base=reader.text("base"),
+        experts=tuple(_expert(path, i, expert) for i, expert in enumerate(experts, start=1)),
+        segmoe=segmoe,
+        text_encoder=reader.text("text_encoder"),
+        vae=reader.text("vae"),
+        tokenizer=reader.text("tokenizer"),
+        revision=reader.text("revision"),
+        layers=reader.one_of("layers", tuple(LAYERS)) or "all",
+        top=reader.whole("top") or (2 if gate == "prompt" and not segmoe else None),
+        gate=gate,
+        split=reader.one_of("split", ("attn1", "attn2", "ff")),
+        temperature=reader.number("temperature", 1.0),
+    )
+    _check_parts(weights, reader)
+    if weights.base:
+        check(weights)
+    return weights
+
+
+def _expert(path: Path, number: int, table: Mapping[str, Any]) -> Expert:
+    reader = _Reader(path, table, f"expert {number}: ", EXPERT_KEYS)
+    expert = Expert(
+        source=reader.text("source") or "",
+        positive=reader.text("positive"),
+        negative=reader.text("negative", may_be_empty=True),
+        name=reader.text("name"),
+        sha256=reader.text("sha256"),
+    )
+    if not expert.source:
+        raise reader.wrong("source", "is missing; name a file, a folder, a Hub repository or a Civitai version")
+    if expert.sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", expert.sha256):
+        raise reader.wrong("sha256", "must be 64 hexadecimal digits; `emoe inspect` prints it")
+    return expert
+
+
+def _check_parts(weights: Weights, reader: _Reader) -> None:
+    if weights.segmoe:
+        for key, given in (("base", weights.base), ("expert", weights.experts), ("layers", "layers" in reader.table)):
+            if given:
+                raise reader.wrong(key, "cannot stand beside segmoe, which brings its own; delete one of them")
+        return
+    if not weights.base:
+        raise reader.wrong("base", f"is missing; {EXAMPLE}")
+    if len(weights.experts) < 2:
+        raise reader.wrong("expert", f"has {len(weights.experts)} entries; uncertainty is disagreement, it takes two")
+    for name, count in Counter(expert.name for expert in weights.experts if expert.name).items():
+        if count > 1:
+            raise reader.wrong("expert", f"has the name {name!r} {count} times; give each its own")
+
+
+def check(weights: Weights) -> None:
+    """EmoeError unless gate, top, split and descriptors go together. For a mixture whose experts are known."""
+    count = len(weights.experts)
+
+    def wrong(key: str, what: str) -> EmoeError:
+        return EmoeError(f"{weights.path}: {key} {what}")
+
+    if weights.split and weights.split not in SPLITS[weights.layers]:
+        raise wrong(
+            "split",
+            f"is {weights.split!r}, which layers = {weights.layers!r} does not mix, so that all paths would be the "
+            f"same; choose {' or '.join(map(repr, SPLITS[weights.layers]))}",
+        )
+    if weights.top and weights.top > count:
+        raise wrong("top", f"is {weights.top}, but there are {count} experts; choose 1 to {count}")
+    if weights.gate == "uniform" and weights.top not in (None, count):
+        raise wrong("top", f"is {weights.top}, but gate = 'uniform' uses all {count} experts; delete it")
+    if weights.gate == "hidden" and not weights.segmoe:
+        raise wrong("gate", "is 'hidden', whose vectors only a SegMoE checkpoint brings; name one under segmoe")
+    if weights.gate == "prompt":
+        _check_descriptors(weights)
+
+
+def _check_descriptors(weights: Weights) -> None:
+    """The prompt gate needs them, and cannot choose between experts that have the same."""
+    descriptors = [(expert.positive, expert.negative) for expert in weights.experts]
+    for number, (positive, negative) in enumerate(descriptors, start=1):
+        missing = "positive" if positive is None else "negative" if negative is None else None
+        if missing:
+            raise EmoeError(
+                f"{weights.path}: expert {number}: {missing} is missing; describe what the expert is "
+                f'{"good" if missing == "positive" else "bad"} at, or set gate = "uniform"'
+            )
+    count = len(descriptors)
+    for pair, times in Counter(descriptors).items():
+        if times > 1 and weights.top < count:
+            same = " and ".join(str(i) for i, other in enumerate(descriptors, start=1) if other == pair)
+            raise EmoeError(
+                f"{weights.path}: experts {same} have the same positive and negative, so that the gate cannot choose "
+                f"{weights.top} of {count} experts; change the descriptors, or set top = {count}"
+            )
+
+
+class _Reader:
+    """A TOML table whose values are asked for by type."""
+
+    def __init__(self, path: Path, table: Mapping[str, Any], where: str, known: set[str]):
+        self.path, self.table, self.where = path, table, where
+        for key in table:
+            if key not in known:
+                raise self.wrong(key, f"is no key; the keys here are {', '.join(sorted(known))}")
+
+    def wrong(self, key: str, what: str) -> EmoeError:
+        return EmoeError(f"{self.path}: {self.where}{key} {what}")
+
+    def text(self, key: str, may_be_empty: bool = False) -> str | None:
+        value = self.table.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise self.wrong(key, f"is {value!r}; it must be text, in quotes")
+        if not value.strip() and not may_be_empty:
+            raise self.wrong(key, "is empty; write something, or delete the line")
+        return value
+
+    def one_of(self, key: str, choices: tuple[str, ...]) -> str | None:
+        value = self.text(key)
+        if value is not None and value not in choices:
+            raise self.wrong(key, f"is {value!r}; choose one of {', '.join(map(repr, choices))}")
+        return value
+
+    def whole(self, key: str) -> int | None:
+        value = self.table.get(key)
+        if value is not None and (type(value) is not int or value < 1):
+            raise self.wrong(key, f"is {value!r}; it must be a whole number of at least 1")
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        value = self.table.get(key, default)
+        if type(value) not in (int, float) or not 0 < value < float("inf"):
+            raise self.wrong(key, f"is {value!r}; it must be a number above 0")
+        return float(value)
