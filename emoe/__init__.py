@@ -1,6 +1,19 @@
 """EMoE: how uncertain a text-to-image model is about a prompt, before an image is paid for."""
 
+from typing import TYPE_CHECKING, Any
+
 from emoe.errors import EmoeError
-from emoe.pipeline import EMoE, Scores
+
+if TYPE_CHECKING:
+    from emoe.pipeline import EMoE, Scores
 
 __all__ = ["EMoE", "EmoeError", "Scores"]
+
+
+def __getattr__(name: str) -> Any:
+    """torch and transformers take seconds to import, so they wait until they are asked for."""
+    if name in ("EMoE", "Scores"):
+        from emoe import pipeline
+
+        return getattr(pipeline, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -68,12 +68,17 @@ def _json(text: str, path: Path) -> list[Prompt]:
     except (ValueError, RecursionError) as error:
         raise EmoeError(f"{path} is not JSON ({error})") from error
     if isinstance(value, dict) and isinstance(value.get("annotations"), list):
-        captions = [a if isinstance(a, dict) else {} for a in value["annotations"]]
-        # COCO's captions end in spaces and newlines now and then
-        value = [{"id": a.get("id"), "prompt": str(a.get("caption", "")).strip()} for a in captions]
+        value = [_from_coco(annotation) for annotation in value["annotations"]]
     if not isinstance(value, list):
         raise EmoeError(f"{path} is neither COCO captions (an object with annotations) nor a list of prompts")
     return _from_rows([{"prompt": row} if isinstance(row, str) else row for row in value], path, first=1)
+
+
+def _from_coco(annotation: Any) -> Any:
+    """COCO's captions end in spaces and newlines now and then."""
+    if not isinstance(annotation, dict) or not isinstance(annotation.get("caption"), str):
+        return annotation
+    return {"id": annotation.get("id"), "prompt": annotation["caption"].strip()}
 
 
 def _from_rows(rows: Iterable[Any], path: Path, first: int) -> list[Prompt]:

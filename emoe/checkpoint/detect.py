@@ -121,13 +121,13 @@ KINDS: tuple[tuple[str, Callable[[Keys], bool], str | None], ...] = (
         CHECKPOINT,
     ),
     (
-        "a textual-inversion embedding",
-        lambda k: k.starts("string_to_param", "emb_params") or k.embedding,
+        "a hypernetwork",
+        lambda k: bool(k.entries) and all(n.startswith(HYPERNETWORK) for n in k.entries),
         CHECKPOINT,
     ),
     (
-        "a hypernetwork",
-        lambda k: bool(k.entries) and all(n.startswith(HYPERNETWORK) for n in k.entries),
+        "a textual-inversion embedding",
+        lambda k: k.starts("string_to_param", "emb_params") or k.embedding,
         CHECKPOINT,
     ),
     (

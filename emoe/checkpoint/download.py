@@ -19,7 +19,7 @@ from emoe.errors import EmoeError
 
 USER_AGENT = "emoe"  # a browser's name would turn errors into web pages
 ATTEMPTS = 6  # in a row without a byte; a download that moves on goes on
-CHUNK = 1 << 20
+CHUNK = 1 << 16  # bytes; what a broken connection loses at most
 
 
 def download(

@@ -112,10 +112,12 @@ class WeightsFile:
 
     def _unpickled(self) -> dict[str, Tensor]:
         if self._tensors is None:
-            mapped = self.container == ZIP_PICKLE  # legacy pickles cannot be mapped
             try:
-                with torch.serialization.safe_globals(_allowed()):
-                    tree = torch.load(self.path, map_location="cpu", weights_only=True, mmap=mapped)
+                with torch.serialization.safe_globals(_allowed()), self.path.open("rb") as file:
+                    # torch maps zips alone, and takes the extension's word for it where it is given a path
+                    mapped = self.container == ZIP_PICKLE and self.path.suffix != ".safetensors"
+                    source = self.path if mapped else file
+                    tree = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
             except UnpicklingError as error:
                 raise EmoeError(self._refused_pickle()) from error
             except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
@@ -162,6 +164,8 @@ def _sniff_zip(path: Path) -> str:
             names = archive.namelist()
     except zipfile.BadZipFile as error:
         raise EmoeError(f"{path} is a damaged or cut-off pickle ({error}); download it again") from error
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise EmoeError(f"{path} is a TorchScript program, not a checkpoint; use the model's safetensors file")
     if any(name.endswith("/data.pkl") for name in names):
         return ZIP_PICKLE
     raise EmoeError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import cache, cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub import errors
@@ -19,11 +19,11 @@ FAILURES = (errors.HfHubHTTPError, *errors.HfHubHTTPError.__bases__, errors.Entr
 class HubFolder(Folder):
     """A repository at one commit, or a folder of it."""
 
-    def __init__(self, repo: str, listing: list[str], commit: str, inner: str = ""):
-        self.repo, self.listing, self.commit, self.inner = repo, listing, commit, inner
+    def __init__(self, repo: str, revision: str | None, commit: str, listing: list[str], inner: str = ""):
+        self.repo, self.revision, self.commit, self.listing, self.inner = repo, revision, commit, listing, inner
 
     def __str__(self) -> str:
-        return "/".join(filter(None, (self.repo, self.inner)))
+        return _join(self.repo, self.inner)
 
     @cached_property
     def _here(self) -> set[str]:
@@ -37,14 +37,20 @@ class HubFolder(Folder):
         return sorted(name for name in self._here if "/" not in name)
 
     def path(self, name: str) -> Path:
-        filename = str(PurePosixPath(self.inner) / name)
-        try:
-            return Path(huggingface_hub.hf_hub_download(self.repo, filename, revision=self.commit))
+        try:  # by the revision's name, so that the cache knows it when the network is gone
+            path = huggingface_hub.hf_hub_download(self.repo, _join(self.inner, name), revision=self.revision)
         except FAILURES as error:
-            raise EmoeError(_explain(self.repo, None, error)) from error
+            raise EmoeError(_explain(self.repo, self.revision, error)) from error
+        if self.commit not in Path(path).parts:
+            raise EmoeError(f"the Hub repository {self.repo} changed while it was being read; run this again")
+        return Path(path)
 
     def folder(self, name: str) -> HubFolder:
-        return HubFolder(self.repo, self.listing, self.commit, str(PurePosixPath(self.inner) / name))
+        return HubFolder(self.repo, self.revision, self.commit, self.listing, _join(self.inner, name))
+
+
+def _join(*names: str) -> str:
+    return "/".join(filter(None, names))
 
 
 @cache
@@ -52,12 +58,15 @@ def repository(repo: str, revision: str | None = None) -> Folder:
     """A Hub repository; where the network is out of reach, what of it lies in the Hub's cache."""
     try:
         info = huggingface_hub.HfApi().model_info(repo, revision=revision)
-        return HubFolder(repo, [sibling.rfilename for sibling in info.siblings or []], info.sha)
+        return HubFolder(repo, revision, info.sha, [sibling.rfilename for sibling in info.siblings or []])
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
         raise EmoeError(_explain(repo, revision, error)) from error
     except FAILURES as error:
         try:
-            cached = huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True)
+            # no patterns: whatever part of it is there
+            cached = huggingface_hub.snapshot_download(
+                repo, revision=revision, local_files_only=True, allow_patterns=[]
+            )
         except errors.LocalEntryNotFoundError:
             raise EmoeError(_explain(repo, revision, error)) from error
         return Folder(Path(cached))
@@ -72,7 +81,7 @@ def _explain(repo: str, revision: str | None, error: Exception) -> str:
         return f"{where} is gated: accept its terms on its page, then {login}"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{where} does not exist; look the revision up on the repository's page"
-    if isinstance(error, errors.RepositoryNotFoundError):
+    if isinstance(error, errors.RepositoryNotFoundError) or status == 401:  # a missing one answers 401 as well
         return (
             f"there is no file or folder {repo} here, and {where} does not exist or is private ({status}): check the "
             f"name; if it is private, {login}"
@@ -81,7 +90,7 @@ def _explain(repo: str, revision: str | None, error: Exception) -> str:
         return f"{repo!r} is not the name of a Hub repository; write owner/name"
     if isinstance(error, errors.OfflineModeIsEnabled):
         return f"{where} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it; unset it for the first run"
-    if status in (401, 403):
+    if status == 403:
         return f"{where} refused the download ({status}): {login}, with a token that may read it"
     if isinstance(error, errors.EntryNotFoundError):
         return f"{where} lacks a file that its own listing names; try again, or name another revision"

@@ -1,0 +1,122 @@
+"""weights.toml: every mistake is named by its key, with the remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from emoe.config import read_weights
+from emoe.errors import EmoeError
+
+ROOT = Path(__file__).parents[1]
+GOOD = """
+base = "a/b"
+[[expert]]
+source = "a/b"
+positive = "photo"
+negative = "drawing"
+[[expert]]
+source = "c/d"
+positive = "anime"
+negative = ""
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "weights.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_good_one(tmp_path):
+    weights = read_weights(write(tmp_path, GOOD))
+    assert (weights.base, weights.layers, weights.top, weights.gate, weights.temperature) == (
+        "a/b",
+        "all",
+        2,
+        "prompt",
+        1,
+    )
+    assert [e.source for e in weights.experts] == ["a/b", "c/d"]
+    assert weights.folder == tmp_path
+
+
+def test_segmoe_alone(tmp_path):
+    weights = read_weights(write(tmp_path, 'segmoe = "x/y"'))
+    assert (weights.segmoe, weights.gate, weights.top) == ("x/y", None, None)
+
+
+MISTAKES = {
+    "unknown key": ("topp = 2\n" + GOOD, "topp is no key; the keys here are base, expert, gate"),
+    "unknown key of an expert": (GOOD + 'soruce = "x"', "expert 2: soruce is no key"),
+    "no base": (GOOD.replace('base = "a/b"', ""), "base is missing"),
+    "empty base": (GOOD.replace('base = "a/b"', 'base = " "'), "base is empty"),
+    "base of the wrong type": (GOOD.replace('base = "a/b"', "base = 3"), "base is 3; it must be text"),
+    "no experts": ('base = "a/b"', "expert has 0 entries"),
+    "one expert": (GOOD[: GOOD.rindex("[[")], "expert has 1 entries"),
+    "single brackets": ('base = "a/b"\n[expert]\nsource = "x"', "must be [[expert]] tables"),
+    "no source": (GOOD.replace('source = "c/d"', ""), "expert 2: source is missing"),
+    "no positive": (GOOD.replace('positive = "photo"', ""), "expert 1: positive is missing"),
+    "no negative": (GOOD.replace('negative = ""', ""), "expert 2: negative is missing"),
+    "top above M": ("top = 3\n" + GOOD, "top is 3, but there are 2 experts; choose 1 to 2"),
+    "top zero": ("top = 0\n" + GOOD, "top is 0; it must be a whole number of at least 1"),
+    "top true": ("top = true\n" + GOOD, "top is True"),
+    "top text": ('top = "2"\n' + GOOD, "top is '2'"),
+    "layers": ('layers = "al"\n' + GOOD, "layers is 'al'; choose one of 'attn', 'ff', 'all'"),
+    "gate": ('gate = "random"\n' + GOOD, "gate is 'random'; choose one of"),
+    "hidden gate": ('gate = "hidden"\n' + GOOD, "only a SegMoE checkpoint brings"),
+    "uniform gate with top": ('gate = "uniform"\ntop = 1\n' + GOOD, "uses all 2 experts; delete it"),
+    "split": ('split = "conv"\n' + GOOD, "split is 'conv'; choose one of"),
+    "split not mixed": ('layers = "attn"\nsplit = "ff"\n' + GOOD, "which layers = 'attn' does not mix"),
+    "split not mixed, ff": ('layers = "ff"\nsplit = "attn2"\n' + GOOD, "choose 'ff'"),
+    "temperature": ("temperature = 0\n" + GOOD, "temperature is 0; it must be a number above 0"),
+    "temperature nan": ("temperature = nan\n" + GOOD, "temperature is nan"),
+    "sha256": (GOOD + 'sha256 = "abc"', "expert 2: sha256 must be 64 hexadecimal digits"),
+    "names": (GOOD.replace("[[expert]]", '[[expert]]\nname = "x"'), "has the name 'x' 2 times"),
+    "same descriptors": (
+        "top = 1\n" + GOOD.replace("anime", "photo").replace('""', '"drawing"'),
+        "experts 1 and 2 have the same positive and negative, so that the gate cannot choose 1 of 2",
+    ),
+    "segmoe and base": ('segmoe = "x/y"\n' + GOOD, "base cannot stand beside segmoe"),
+    "segmoe and layers": ('segmoe = "x/y"\nlayers = "all"', "layers cannot stand beside segmoe"),
+    "not toml": ("base = ", "is not valid TOML"),
+    "not text": (b"\xff\xfe", "cannot read"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes(tmp_path, case):
+    text, sentence = MISTAKES[case]
+    path = tmp_path / "weights.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(EmoeError) as caught:
+        read_weights(path)
+    assert sentence in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_the_same_descriptors_are_legal_where_all_are_chosen(tmp_path):
+    text = GOOD.replace("anime", "photo").replace('""', '"drawing"')
+    assert read_weights(write(tmp_path, "top = 2\n" + text)).top == 2
+    assert read_weights(write(tmp_path, 'gate = "uniform"\n' + text)).top is None
+
+
+def test_the_uniform_gate_needs_no_descriptors(tmp_path):
+    text = 'base = "a/b"\ngate = "uniform"\n[[expert]]\nsource = "a/b"\n[[expert]]\nsource = "c/d"\n'
+    assert read_weights(write(tmp_path, text)).experts[1].positive is None
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(EmoeError, match="there is no .*weights.toml; see weights.toml in the project"):
+        read_weights(tmp_path / "weights.toml")
+    with pytest.raises(EmoeError, match="cannot read"):
+        read_weights(tmp_path)
+
+
+def test_the_shipped_cards():
+    """The paper's two mixtures (Appendix E)."""
+    card = read_weights(ROOT / "weights.toml")
+    assert (len(card.experts), card.top, card.layers, card.gate) == (4, 2, "all", "prompt")
+    assert card.experts[0].source == card.base
+    runway = read_weights(ROOT / "weights-runway.toml")
+    assert (len(runway.experts), runway.top, runway.layers) == (4, 4, "all")
+    assert len({(e.positive, e.negative) for e in runway.experts}) == 1

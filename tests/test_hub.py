@@ -1,0 +1,132 @@
+"""The Hub, played by a local server."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import forms
+import pytest
+from server import Answer, hub, serve
+
+from emoe.checkpoint import hub as our_hub
+from emoe.checkpoint.checkpoint import open_checkpoint, reach
+from emoe.errors import EmoeError
+
+REPO = "some-one/a_model.v1"
+
+
+@pytest.fixture
+def at(monkeypatch, tmp_path):
+    """Point the library at a server, with an empty cache."""
+
+    def point(url: str) -> None:
+        from huggingface_hub import constants
+
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        our_hub.repository.cache_clear()
+
+    importlib.import_module("huggingface_hub")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    return point
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    state = forms.state(1)
+    return forms.hub(tmp_path_factory.mktemp("hub") / "a", forms.unet(state), forms.text(state), forms.vae(state))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_only_the_parts_that_are_asked_for_are_downloaded(at, folder):
+    with serve(hub({REPO: files(folder)})) as site:
+        at(site.url)
+        found = open_checkpoint(REPO, parts=())
+        downloads = {r.path.partition("/resolve/")[2] for r in site.requests if r.method == "GET"} - {""}
+    assert set(found.parts) == {"unet"}
+    assert len(found.part("unet").places) == 686
+    assert downloads == {"main/unet/diffusion_pytorch_model.safetensors", "main/unet/config.json"}
+
+
+def test_a_revision_and_a_file(at, folder):
+    with serve(hub({REPO: files(folder)})) as site:
+        at(site.url)
+        found = open_checkpoint(f"{REPO}@fp16/unet/diffusion_pytorch_model.safetensors")
+        assert site.requests[0].path.endswith("/revision/fp16")
+        assert found.part("unet").config["attention_head_dim"] == 8
+        assert set(open_checkpoint(f"{REPO}/unet").parts) == {"unet"}
+
+
+def test_a_second_time_without_the_network(at, folder, monkeypatch):
+    with serve(hub({REPO: files(folder)})) as site:
+        at(site.url)
+        open_checkpoint(REPO, parts=())
+    our_hub.repository.cache_clear()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert len(open_checkpoint(REPO, parts=()).part("unet").places) == 686
+
+
+def test_a_single_file_repository(at, tmp_path):
+    data = forms.COMPLETE["ldm-fp16"](tmp_path, forms.state(1)).read_bytes()
+    with serve(hub({REPO: {"README.md": b"hello", "model.safetensors": data}})) as site:
+        at(site.url)
+        assert open_checkpoint(REPO).naming == "LDM"
+
+
+REFUSALS = {
+    401: "does not exist or is private (401)",
+    403: "refused the download (403)",
+    404: "answered 404",
+    418: "answered 418",
+}
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+def test_refusals(at, status):
+    with serve(lambda request: Answer.json({"error": "no"}, status)) as site:
+        at(site.url)
+        with pytest.raises(EmoeError) as caught:
+            reach(REPO)
+    assert REFUSALS[status] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_errors_with_a_code(at):
+    codes = {"RepoNotFound": "does not exist or is private", "RevisionNotFound": "at revision 'x' does not exist"}
+    for code, sentence in (codes | {"GatedRepo": "is gated: accept its terms"}).items():
+        status = 403 if code == "GatedRepo" else 404
+        with serve(lambda request, c=code, s=status: Answer(s, headers={"X-Error-Code": c})) as site:
+            at(site.url)
+            with pytest.raises(EmoeError, match=sentence):
+                reach(f"{REPO}@x")
+
+
+def test_a_file_that_is_not_in_the_repository(at, folder):
+    with serve(hub({REPO: files(folder)})) as site:
+        at(site.url)
+        with pytest.raises(EmoeError, match=r"has no nothing\.ckpt"):
+            open_checkpoint(f"{REPO}/nothing.ckpt")
+
+
+def test_a_listing_that_lies(at, folder):
+    answer = hub({REPO: files(folder)})
+
+    def lying(request):
+        found = answer(request)
+        return Answer(404, headers={"X-Error-Code": "EntryNotFound"}) if "/resolve/" in request.path else found
+
+    with serve(lying) as site:
+        at(site.url)
+        with pytest.raises(EmoeError, match="lacks a file that its own listing names"):
+            open_checkpoint(REPO, parts=())
+
+
+def test_no_network_and_no_cache(at):
+    at("http://127.0.0.1:9")
+    with pytest.raises(EmoeError, match="cannot be reached"):
+        reach(REPO)

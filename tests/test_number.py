@@ -1,0 +1,79 @@
+"""The uncertainty, the noise and the timesteps, against sums written out."""
+
+import math
+
+import numpy
+import pytest
+import torch
+
+from emoe.errors import EmoeError
+from emoe.schedule import noise, timesteps
+from emoe.uncertainty import measure, paths
+
+
+def test_against_numpy():
+    m = numpy.random.default_rng(0).normal(3, 1, (3, 4, 2, 5, 2, 2))  # s e b c h w
+    found = measure(torch.from_numpy(m))
+    variance = m.var(axis=1).mean(axis=0)
+    eu = variance.mean(axis=(1, 2, 3))
+    assert numpy.allclose(found.eu, eu, rtol=1e-12)
+    assert numpy.allclose(found.uncertainty, math.sqrt(5 * 2 * 2) * eu, rtol=1e-12)
+    assert numpy.allclose(found.relative, eu / (m.mean(axis=1) ** 2).mean(axis=(0, 2, 3, 4)), rtol=1e-12)
+    assert numpy.allclose(found.map, variance.mean(axis=1), rtol=1e-12)
+    assert numpy.allclose(found.aleatoric, m.mean(axis=1).var(axis=0).mean(axis=(1, 2, 3)), rtol=1e-12)
+
+
+def test_the_law_of_total_variance():
+    m = torch.randn(5, 4, 2, 8, 2, 2, dtype=torch.float64)
+    found = measure(m)
+    total = m.transpose(0, 2).reshape(2, 20, -1).var(dim=1, correction=0).mean(dim=1)
+    assert torch.allclose(found.eu + found.aleatoric, total)
+
+
+def test_one_seed_has_no_aleatoric_part():
+    assert measure(torch.randn(1, 4, 3, 8, 2, 2)).aleatoric.tolist() == [0, 0, 0]
+
+
+def test_half_precision_is_measured_in_float32():
+    m = (torch.randn(1, 4, 2, 64, 4, 4) * 100).half()
+    found = measure(m)
+    assert found.eu.dtype == torch.float32
+    assert torch.allclose(found.eu, measure(m.double()).eu.float(), rtol=1e-5)
+
+
+def test_a_small_variance_around_a_large_mean_survives():
+    apart = 1e-3 * torch.randn(1, 4, 1, 64, 4, 4)
+    assert torch.allclose(measure(apart + 64).eu, measure(apart).eu, rtol=0.02)
+
+
+def test_paths_are_path_major():
+    m = torch.arange(6.0).reshape(6, 1, 1, 1)
+    assert paths(m, 3)[..., 0, 0, 0].tolist() == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_timesteps():
+    assert timesteps(25)[:2] == [961, 921]
+    assert timesteps(25)[-2:] == [41, 1]
+    assert timesteps(50)[:2] == [981, 961]
+    assert len(timesteps(50)) == 50
+    assert timesteps(1) == [1]
+    assert timesteps(999)[0] == 999
+    for steps in (0, -1, 1000):
+        with pytest.raises(EmoeError, match="between 1 and 999"):
+            timesteps(steps)
+
+
+def test_timesteps_are_those_of_diffusers():
+    diffusers = pytest.importorskip("diffusers")
+    for steps in (1, 10, 25, 30, 50, 333):
+        theirs = diffusers.DDIMScheduler(timestep_spacing="leading", steps_offset=1)
+        theirs.set_timesteps(steps)
+        assert timesteps(steps) == theirs.timesteps.tolist()
+
+
+def test_noise_belongs_to_its_seed():
+    a, b = noise(0, (1, 4, 8, 8)), noise(0, (1, 4, 8, 8))
+    torch.manual_seed(123)
+    assert torch.equal(a, b)
+    assert torch.equal(a, torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
+    assert not torch.equal(a, noise(1, (1, 4, 8, 8)))

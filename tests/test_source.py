@@ -1,0 +1,72 @@
+"""What a source string means."""
+
+from pathlib import Path
+
+import pytest
+
+from emoe.checkpoint.source import Civitai, Hub, Local, parse
+from emoe.errors import EmoeError
+
+REPO = "SG161222/Realistic_Vision_V6.0_B1_noVAE"
+FORMS = {
+    REPO: Hub(REPO),
+    f"{REPO}@main": Hub(REPO, "main"),
+    f"{REPO}@fp16/unet/model.safetensors": Hub(REPO, "fp16", "unet/model.safetensors"),
+    f"{REPO}@refs/pr/4/a.safetensors": Hub(REPO, "refs/pr/4", "a.safetensors"),
+    f"{REPO}/a.safetensors": Hub(REPO, None, "a.safetensors"),
+    f"{REPO}/unet": Hub(REPO, None, "unet"),
+    f"https://huggingface.co/{REPO}": Hub(REPO),
+    f"https://huggingface.co/{REPO}/": Hub(REPO),
+    f"https://huggingface.co/{REPO}/tree/fp16": Hub(REPO, "fp16"),
+    f"https://huggingface.co/{REPO}/blob/main/a%20b.ckpt": Hub(REPO, "main", "a b.ckpt"),
+    f"https://huggingface.co/{REPO}/resolve/main/unet/m.bin?download=true": Hub(REPO, "main", "unet/m.bin"),
+    "civitai:128713": Civitai(128713),
+    "urn:air:sd1:checkpoint:civitai:4384@128713": Civitai(128713, 4384),
+    "https://civitai.com/models/4384": Civitai(None, 4384),
+    "https://civitai.com/models/4384/dreamshaper?modelVersionId=128713": Civitai(128713, 4384),
+    "https://www.civitai.red/models/4384?modelVersionId=128713": Civitai(128713, 4384),
+    "https://civitai.com/api/download/models/128713": Civitai(128713),
+    "https://civitai.com/api/download/models/128713?type=Model&fp=fp16&token=SECRET": Civitai(
+        128713, None, (("fp", "fp16"), ("type", "Model"))
+    ),
+}
+
+
+@pytest.mark.parametrize("text", FORMS)
+def test_forms(text):
+    assert parse(text) == FORMS[text]
+
+
+def test_the_default_revision_is_for_sources_that_name_none():
+    assert parse(REPO, revision="fp16") == Hub(REPO, "fp16")
+    assert parse(f"{REPO}@main", revision="fp16") == Hub(REPO, "main")
+
+
+def test_paths_are_relative_to_the_folder_and_win(tmp_path, monkeypatch):
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    (tmp_path / "a.ckpt").touch()
+    assert parse("a.ckpt", tmp_path) == Local(tmp_path / "a.ckpt")
+    assert parse("./a.ckpt", tmp_path) == Local(tmp_path / "a.ckpt")
+    assert parse("owner/name", tmp_path) == Local(tmp_path / "owner" / "name")
+    assert parse(str(tmp_path / "a.ckpt")) == Local(tmp_path / "a.ckpt")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parse("~/a.ckpt", Path("/elsewhere")) == Local(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("missing.safetensors", "models/missing.safetensors", "./x/y", "/x/y", "name", "a b/c"),
+        *("civitai:abc", "civitai:", "urn:air:sdxl:checkpoint:civitai:1@2", "urn:air:sd1:lora:civitai:1@2"),
+        *("https://example.org/model.safetensors", "https://civitai.com/user/x", "ftp://x/y", "; rm -rf x"),
+    ],
+)
+def test_what_is_no_source(text, tmp_path):
+    with pytest.raises(EmoeError):
+        parse(text, tmp_path)
+
+
+def test_secrets_do_not_show_in_errors():
+    with pytest.raises(EmoeError) as caught:
+        parse("https://example.org/x.safetensors?token=SECRET")
+    assert "SECRET" not in str(caught.value)
