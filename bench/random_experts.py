@@ -52,40 +52,45 @@ def random(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Ten
     return 0.02 * value if name.endswith("bias") else 1 + 0.02 * value
 
 
-def write(folder: Path, count: int, full: bool, seed: int, apart: float) -> list[Path]:
-    """`count` files: the first complete, the others a UNet alone, `apart` from the first's."""
+def write_mixture(folder: Path, count: int = 4, full: bool = False, seed: int = 0, apart: float = 0.3) -> Path:
+    """`count` checkpoints and their weights.toml, whose path comes back.
+
+    apart: relative distance of an expert's UNet from the first's. Of small ones, only the first is complete.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
+    tables = [f'base = "expert_1.safetensors"\ntop = {min(2, count)}\n']
     for i in range(count):
+        whole = full or i == 0
         base, own = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1 + i)
         tensors = {}
         for name, shape in shapes(full).items():
-            if i == 0 or full or name.startswith(UNET):
-                value = random(name, shape, base)
-                if name.startswith(UNET) and len(shape) > 1 and i:
-                    value = (value + apart * random(name, shape, own)) / (1 + apart**2) ** 0.5
-                tensors[name] = value if name.endswith("position_ids") else value.half()
-        paths.append(folder / f"expert_{i + 1}.safetensors")
-        save_file(tensors, paths[-1])
-    return paths
+            if not whole and not name.startswith(UNET):
+                continue
+            value = random(name, shape, base)
+            if i and name.startswith(UNET) and len(shape) > 1:
+                value = (value + apart * random(name, shape, own)) / (1 + apart**2) ** 0.5
+            tensors[name] = value.half() if value.is_floating_point() else value
+        save_file(tensors, folder / f"expert_{i + 1}.safetensors")
+        positive, negative = DESCRIPTORS[i % len(DESCRIPTORS)]
+        variant = f", variant {i}" if i >= len(DESCRIPTORS) else ""
+        tables.append(
+            f'[[expert]]\nsource = "expert_{i + 1}.safetensors"\n'
+            f'positive = "{positive}{variant}"\nnegative = "{negative}"\n'
+        )
+    path = folder / "weights.toml"
+    path.write_text("\n".join(tables), encoding="utf-8")
+    return path
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--experts", type=int, default=4)
     parser.add_argument("--full", action="store_true", help="SD1.5's size")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--apart", type=float, default=0.3, help="relative distance of an expert from the first")
-    options = parser.parse_args()
-    paths = write(options.folder, options.experts, options.full, options.seed, options.apart)
-    tables = [f'base = "{paths[0].name}"\ntop = {min(2, options.experts)}\n']
-    for i, path in enumerate(paths):
-        positive, negative = DESCRIPTORS[i % len(DESCRIPTORS)]
-        again = "" if i < len(DESCRIPTORS) else f", variant {i}"
-        tables.append(f'[[expert]]\nsource = "{path.name}"\npositive = "{positive}{again}"\nnegative = "{negative}"\n')
-    (options.folder / "weights.toml").write_text("\n".join(tables), encoding="utf-8")
-    print(f"{len(paths)} experts and {options.folder / 'weights.toml'}")
+    options = parser.parse_args(arguments)
+    path = write_mixture(options.folder, options.experts, options.full, options.seed)
+    print(f"{options.experts} experts, described in {path}")
 
 
 if __name__ == "__main__":

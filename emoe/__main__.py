@@ -9,13 +9,15 @@ import sys
 import traceback
 from typing import NoReturn
 
+from tqdm import tqdm
+
 from emoe.commands import inspect, score
 from emoe.errors import EmoeError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0, 2 for anything the user can mend, 130 for Ctrl-C, 1 for a mistake of ours."""
-    logging.basicConfig(format="emoe: %(message)s", stream=sys.stderr)
+    logging.getLogger("emoe").handlers = [_Warnings()]
     try:
         options = _parser().parse_args(arguments)
         return options.run(options)
@@ -35,6 +37,13 @@ def _fail(message: str, code: int) -> int:
         traceback.print_exc()
     print("emoe:", " ".join(message.split()), file=sys.stderr)
     return code
+
+
+class _Warnings(logging.Handler):
+    """One line each, above the progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(f"emoe: {' '.join(record.getMessage().split())}", file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -45,7 +45,8 @@ class RecordFile:
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         try:
             with self.path.open("ab") as file:
-                file.truncate(self.whole)
+                if file.tell() > self.whole:  # what a kill has cut short
+                    file.truncate(self.whole)
                 self.whole += file.write(text.encode())
         except OSError as error:
             raise EmoeError(f"cannot write {self.path}: {error.strerror}; what it holds is kept") from error

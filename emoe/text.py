@@ -44,12 +44,12 @@ class TextEncoder:
             except UnicodeEncodeError as error:
                 raise EmoeError(f"prompt {prompt[:60]!r} is not Unicode text: it holds a lone surrogate") from error
         end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
-        rows = self.tokenizer(prompts, verbose=False)["input_ids"] if prompts else []
+        rows = self.tokenizer(prompts, verbose=False)["input_ids"]
         truncated = [len(row) > self.length for row in rows]
         rows = [row if len(row) <= self.length else [*row[: self.length - 1], end] for row in rows]
         rows = [row + [pad] * (self.length - len(row)) for row in rows]
 
-        ids = torch.tensor(rows, device=self.model.device).reshape(len(prompts), self.length)
+        ids = torch.tensor(rows, device=self.model.device)
         position = torch.arange(self.length, device=ids.device)
         first_end = (ids == end).int().argmax(dim=1, keepdim=True)
         content = (position > 0) & (position <= first_end)

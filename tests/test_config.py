@@ -106,7 +106,7 @@ def test_the_uniform_gate_needs_no_descriptors(tmp_path):
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(EmoeError, match="there is no .*weights.toml; see weights.toml in the project"):
+    with pytest.raises(EmoeError, match=r"there is no .*weights\.toml; see weights\.toml in the project"):
         read_weights(tmp_path / "weights.toml")
     with pytest.raises(EmoeError, match="cannot read"):
         read_weights(tmp_path)

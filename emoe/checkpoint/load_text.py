@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,15 +28,23 @@ def load_text(part: Part, tokenizer: Folder | None, device: Any = "cpu") -> Text
     config = text_config(part.shapes, part.config, part.where)
     with torch.device("meta"):
         model = CLIPTextModel(config)
-    state = {}
-    for name, tensor in model.state_dict().items():
-        if name not in part.places:
-            raise EmoeError(f"{part.where}: its text encoder lacks {name}; the file is damaged, use another")
-        shape = part.shapes[name] if name.endswith("token_embedding.weight") else tensor.shape
-        value = part.read(name, shape, device=device, dtype=torch.float32)
-        state[name] = value[: config.vocab_size]
+    embedding = "embeddings.token_embedding.weight"
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    expected[embedding] = part.shapes[embedding]  # may have rows on top of CLIP's
+    for problem in _without_skipped_layers(part, config.num_hidden_layers).problems(expected):
+        raise EmoeError(f"{part.where}: its text encoder is not like SD1.5's: it {problem}; use another file")
+
+    state = {name: part.read(name, shape, device=device, dtype=torch.float32) for name, shape in expected.items()}
+    state[embedding] = state[embedding][: config.vocab_size]
     model.load_state_dict(state, strict=True, assign=True)
     return TextEncoder(model.eval().requires_grad_(False), _tokenizer(tokenizer) if tokenizer else clip_tokenizer())
+
+
+def _without_skipped_layers(part: Part, layers: int) -> Part:
+    kept = {
+        n: place for n, place in part.places.items() if n.split(".")[1] != "layers" or int(n.split(".")[2]) < layers
+    }
+    return replace(part, places=kept)
 
 
 def text_config(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], where: str) -> CLIPTextConfig:
@@ -62,6 +71,7 @@ def text_config(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]
         max_position_embeddings=positions,
         hidden_act=config.get("hidden_act", "quick_gelu"),
         layer_norm_eps=config.get("layer_norm_eps", 1e-5),
+        **{"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2},  # for pooling alone, which SD1.5 does not use
     )
 
 
