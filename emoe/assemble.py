@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from emoe.checkpoint.architecture import positive
 from emoe.checkpoint.checkpoint import Checkpoint, examine, open_checkpoint, open_folder, reach
 from emoe.checkpoint.detect import SEGMOE
 from emoe.checkpoint.download import file_sha256
@@ -65,19 +66,23 @@ def _segmoe(weights: Weights, **to: Any) -> tuple[Checkpoint, UNet, Weights]:
             f"{weights.path}: segmoe names {base.kind.name}; name it as base and expert, or a SegMoE folder"
         )
     unet = load_unet(base, **to)
-    config = base.part("unet").config.get("segmoe_config") or {}
-    told = config.get("experts") or []
     count = len(next(iter(mixtures(unet).values())).experts)
-    experts = [
-        Expert(str(e.get("source_model")), e.get("positive_prompt"), e.get("negative_prompt")) for e in told[:count]
-    ]
+    config = base.part("unet").config.get("segmoe_config")
+    config = config if isinstance(config, dict) else {}
+    told = [entry for entry in config.get("experts") or [] if isinstance(entry, dict)]
+    told += [{}] * (count - len(told))
+    experts = [Expert(weights.segmoe, _str(e.get("positive_prompt")), _str(e.get("negative_prompt"))) for e in told]
     gate = weights.gate or "hidden"
-    top = weights.top or (None if gate == "uniform" else min(count, int(config.get("num_experts_per_tok", 2))))
-    experts += [Expert("")] * (count - len(experts))
-    weights = replace(weights, experts=tuple(experts), layers=layers_of(unet), gate=gate, top=top)
+    usual = min(count, positive(config, "num_experts_per_tok", 2, base.source))
+    top = weights.top or (None if gate == "uniform" else usual)
+    weights = replace(weights, experts=tuple(experts[:count]), layers=layers_of(unet), gate=gate, top=top)
     if gate == "hidden" and any(mixture.gate is None for mixture in mixtures(unet).values()):
         raise EmoeError(f'{weights.path}: {weights.segmoe} holds no gate vectors; set gate = "prompt"')
     return base, unet, weights
+
+
+def _str(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _open(weights: Weights, source: str, *parts: str) -> Checkpoint:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from emoe.assemble import assemble
-from emoe.config import read_weights
+from emoe.config import SPLITS, read_weights
 from emoe.errors import EmoeError
 from emoe.gate import Gate
+from emoe.moe import layers_of
 from emoe.schedule import TRAIN_STEPS, noise, timesteps
 from emoe.text import TextEncoder
 from emoe.uncertainty import measure, paths
@@ -68,6 +69,8 @@ class EMoE:
 
     def __init__(self, unet: UNet, text: TextEncoder, gate: Gate, split: str = "attn2"):
         """unet: with mixtures (`emoe.moe.mix`).  split: where samples become paths; a layer that is mixed."""
+        if split not in SPLITS[layers_of(unet)]:
+            raise EmoeError(f"split is {split!r}, where nothing is mixed; choose one of {SPLITS[layers_of(unet)]}")
         self.unet, self.text, self.gate, self.split = unet, text, gate, split
         weight = unet.conv_in.weight
         self.device, self.dtype = weight.device, weight.dtype
@@ -100,7 +103,7 @@ class EMoE:
         timestep: int | None = None,
         size: int | None = None,
         read_out: str = "post",
-        batch_size: int = 1,
+        batch_size: int | None = None,
     ) -> Iterator[Scores]:
         """The same, batch by batch, for long lists.
 
@@ -109,7 +112,7 @@ class EMoE:
         steps: a run of so many steps, of which the first is read.  timestep: read here instead, 0 to 999.
         size: pixels a side, a multiple of 64; default the checkpoint's own.
         read_out: "post" (what leaves the mid-block) or "pre" (what enters it).
-        batch_size: prompts at a time; each is one row before the split and one a path after it.
+        batch_size: prompts at a time, each one row before the split and M after it; default 1 on a CPU, else 8.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
@@ -117,6 +120,8 @@ class EMoE:
             raise EmoeError(
                 f"there are {len(prompts)} prompts and {len(negatives)} negative prompts; give one, or one each"
             )
+        if batch_size is None:
+            batch_size = 1 if self.device.type == "cpu" else 8
         if seeds < 1 or batch_size < 1:
             raise EmoeError(f"seeds is {seeds} and the batch size {batch_size}; both must be at least 1")
         if read_out not in ("post", "pre"):
@@ -137,7 +142,7 @@ class EMoE:
     ) -> Scores:
         text = self.text(prompts)  # (b, 77, c)
         negative = self.text(negatives) if any(negatives) else None
-        route = self.gate.route(text, negative, self.split, device=self.device, dtype=self.dtype)
+        route = self.gate.route(text, negative, self.split, self.device, self.dtype)
         states, step = text.states.to(self.dtype), torch.tensor([t], device=self.device)
 
         mids = []

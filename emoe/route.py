@@ -44,7 +44,7 @@ class Route(ABC):
 
 
 class OneHot(Route):
-    """Path i belongs to expert i alone: what the split layer does, CA_i of the paper's Eq. 5."""
+    """Path i belongs to expert i alone: what the split layer follows."""
 
     def shares(self, x: Tensor, gate: nn.Module | None = None) -> list[Share]:
         size = len(x) // self.experts
@@ -55,13 +55,22 @@ class PromptRoute(Route):
     """Weights that depend on the prompt alone, hence the same in every layer.
 
     weights: (b, e) on the CPU, zero for the experts that a sample does not use.
+    device, dtype: the network's.
     """
 
-    def __init__(self, weights: Tensor, split: str | None = None, *, device="cpu", dtype=torch.float32):
+    def __init__(
+        self,
+        weights: Tensor,
+        split: str | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
         super().__init__(*weights.shape, split)
         self.weights = weights
-        self.before = plan(weights, device, dtype)
-        self.after = plan(weights.repeat(self.experts, 1), device, dtype) if split else self.before
+        # planned here, once: for the samples, and for their paths
+        self.before, self.after = (
+            divide(w > 0, w[:, None].to(device, dtype)) for w in (weights, weights.repeat(self.experts, 1))
+        )
 
     def shares(self, x: Tensor, gate: nn.Module | None = None) -> list[Share]:
         return self.before if len(x) == self.samples else self.after
@@ -71,7 +80,7 @@ class HiddenRoute(Route):
     """Weights that every mixture takes from its own input (what SegMoE runs).
 
     The `top` experts are chosen per sample, by their logits summed over the tokens; their weights differ from
-    token to token. The choice has to reach the host, once a mixture: the price of this gate.
+    token to token. The choice has to reach the host in every mixture: the price of this gate.
     """
 
     def __init__(self, samples: int, experts: int, top: int, split: str | None = None):
@@ -82,28 +91,22 @@ class HiddenRoute(Route):
         logits = gate(x).float()  # (rows, n, e)
         chosen = largest(logits.sum(dim=1), self.top)  # (rows, e)
         weights = softmax_over(logits, chosen[:, None])
-        rows = [row.nonzero()[:, 0] for row in chosen.cpu().T]  # per expert, on the host
-        return [
-            Share(i, r.to(x.device), weights[r.to(x.device), :, i, None].to(x.dtype))
-            for i, r in enumerate(rows)
-            if len(r)
-        ]
+        return divide(chosen.cpu(), weights.to(x.dtype))
 
 
-def plan(weights: Tensor, device, dtype) -> list[Share]:
-    """weights (rows, e) -> the share of every expert that has one."""
+def divide(chosen: Tensor, weights: Tensor) -> list[Share]:
+    """The share of every expert that has one.
+
+    chosen: (rows, e) bool, on the CPU.  weights: (rows, n or 1, e), on any device.
+    """
     shares = []
-    for expert, weight in enumerate(weights.T):
-        rows = weight.nonzero()[:, 0]
-        if len(rows):
-            everyone = len(rows) == len(weights)
-            shares.append(
-                Share(
-                    expert,
-                    slice(None) if everyone else rows.to(device),
-                    weight[rows, None, None].to(device, dtype),
-                )
-            )
+    for expert in range(chosen.shape[1]):
+        rows = chosen[:, expert].nonzero()[:, 0]
+        if len(rows) == len(chosen):
+            shares.append(Share(expert, slice(None), weights[:, :, expert, None]))
+        elif len(rows):
+            rows = rows.to(weights.device)
+            shares.append(Share(expert, rows, weights[rows, :, expert, None]))
     return shares
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from emoe.route import PromptRoute, choose, follow, largest, plan, split
+from emoe.route import PromptRoute, choose, divide, follow, largest, split
 
 
 def test_choose_is_a_softmax_over_the_largest():
@@ -24,13 +24,13 @@ def test_all_of_them_is_a_softmax():
     assert torch.allclose(choose(logits, 3), logits.softmax(-1))
 
 
-def test_a_plan_covers_every_weight_once():
+def test_the_shares_cover_every_weight_once():
     weights = choose(torch.randn(6, 4), 2)
     found = torch.zeros_like(weights)
-    for share in plan(weights, "cpu", torch.float32):
+    for share in divide(weights > 0, weights[:, None]):
         found[share.rows, share.expert] += share.weight[:, 0, 0]
     assert torch.equal(found, weights)
-    assert plan(torch.ones(2, 1), "cpu", torch.float32)[0].rows == slice(None)
+    assert divide(torch.ones(2, 1, dtype=torch.bool), torch.ones(2, 1, 1))[0].rows == slice(None)
 
 
 def test_the_split_happens_once_and_where_it_is_said():

@@ -14,6 +14,7 @@ A path that exists wins over a repository of the same name.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +63,8 @@ def parse(text: str, folder: Path = Path(), revision: str | None = None) -> Sour
     if text.startswith(("http://", "https://")):
         return _address(text, revision)
 
-    path = folder / Path(text).expanduser()
-    if path.exists():
+    path = folder / os.path.expanduser(text)  # leaves an unknown ~user as it is
+    if os.path.exists(path):  # False for names that no file can have
         return Local(path)
     hub = HUB.fullmatch(text)
     # "owner/model.ckpt" is a path that is missing; "owner/name/model.ckpt" may be a file in a repository

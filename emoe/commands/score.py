@@ -33,7 +33,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--timestep", type=int, metavar="T", help="read at this timestep instead, 0 to 999")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="image side (default: the checkpoint's own)")
     parser.add_argument("--read-out", choices=("post", "pre"), default="post", help="after or before the mid-block")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="prompts at a time")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="prompts at a time (default: 1 on a CPU, else 8)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
     parser.add_argument("--dtype", choices=("auto", "float32", "float16", "bfloat16"), default="auto")
     parser.add_argument("--out", metavar="FILE", help="append JSON lines to FILE; a run cut short goes on there")
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     model = EMoE.from_toml(options.weights, device=options.device, dtype=options.dtype)
     settings = {key: getattr(options, key) for key in ("seed", "seeds", "steps", "timestep", "size", "read_out")}
 
-    def score(rows: list[Record], batch_size: int) -> Iterator[list[Record]]:
+    def score(rows: list[Record], batch_size: int | None) -> Iterator[list[Record]]:
         texts, negatives = [row["prompt"] for row in rows], [row["negative_prompt"] for row in rows]
         todo = iter(rows)
         for batch in model.stream(texts, negatives, batch_size=batch_size, **settings):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import torch
 
 from emoe.route import HiddenRoute
 from emoe.text import TextStates
@@ -15,6 +15,11 @@ class HiddenGate:
         self.experts, self.top = experts, top
 
     def route(
-        self, prompt: TextStates, negative: TextStates | None, split: str | None, *, device: Any, dtype: Any
+        self,
+        prompt: TextStates,
+        negative: TextStates | None,
+        split: str | None,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> HiddenRoute:
         return HiddenRoute(len(prompt.prompts), self.experts, self.top, split)

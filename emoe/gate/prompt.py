@@ -5,8 +5,6 @@ Axes: b prompts, e experts, n tokens (77), c channels of the text encoder.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -46,7 +44,12 @@ class PromptGate:
         return logits / self.temperature
 
     def route(
-        self, prompt: TextStates, negative: TextStates | None, split: str | None, *, device: Any, dtype: Any
+        self,
+        prompt: TextStates,
+        negative: TextStates | None,
+        split: str | None,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> PromptRoute:
         weights = choose(self.logits(prompt, negative), self.top)
-        return PromptRoute(weights.cpu(), split, device=device, dtype=dtype)
+        return PromptRoute(weights.cpu(), split, device, dtype)

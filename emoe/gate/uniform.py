@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from emoe.route import PromptRoute
@@ -15,7 +13,12 @@ class UniformGate:
         self.experts = experts
 
     def route(
-        self, prompt: TextStates, negative: TextStates | None, split: str | None, *, device: Any, dtype: Any
+        self,
+        prompt: TextStates,
+        negative: TextStates | None,
+        split: str | None,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> PromptRoute:
         weights = torch.full((len(prompt.prompts), self.experts), 1 / self.experts)
-        return PromptRoute(weights, split, device=device, dtype=dtype)
+        return PromptRoute(weights, split, device, dtype)

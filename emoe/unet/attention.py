@@ -59,6 +59,7 @@ class FeedForward(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.in_features = channels
+        # published files count a dropout between the two, which is never used
         self.net = nn.Sequential(GEGLU(channels), nn.Identity(), nn.Linear(4 * channels, channels))
 
     def forward(self, x: Tensor, route: Route | None = None) -> Tensor:
@@ -78,7 +79,10 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(channels)
 
     def forward(self, x: Tensor, text: Tensor, route: Route | None = None) -> Tensor:
-        """x (b, n, c), text (b, m, text_dim) -> (b, n, c), or (e·b, n, c) from the block that splits."""
+        """x (b, n, c), text (b, m, text_dim) -> (b, n, c), or (e·b, n, c) from the block that splits.
+
+        `here` is the route in one layer: the ordinary one, but one-hot at the split.
+        """
         x, here = split(x, route, "attn1")
         y = self.norm1(x)
         x = x + self.attn1(y, y, here)
