@@ -14,6 +14,7 @@ import forms
 import pytest
 from server import Answer, Request, Site, ranged, serve
 
+from emoe.__main__ import main
 from emoe.checkpoint import civitai, download
 from emoe.checkpoint.checkpoint import open_checkpoint, reach
 from emoe.checkpoint.source import Civitai, parse
@@ -240,6 +241,16 @@ def answering(world: World, status: int) -> Iterator[None]:
 def test_statuses(world, status):
     with answering(world, status):
         assert civitai.ANSWERS[status] in fails()
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_the_command_line_says_so_in_one_line(world, capsys, status):
+    with answering(world, status):
+        assert main(["inspect", "civitai:128713"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("emoe: Civitai ")
+    assert civitai.ANSWERS[status] in err
 
 
 def test_statuses_of_the_download(world):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import forms
@@ -130,3 +133,19 @@ def test_no_network_and_no_cache(at):
     at("http://127.0.0.1:9")
     with pytest.raises(EmoeError, match="cannot be reached"):
         reach(REPO)
+
+
+@pytest.mark.parametrize(("status", "sentence"), [(401, "does not exist or is private (401)"), (404, "answered 404")])
+def test_the_command_line_says_so_in_one_line(tmp_path, status, sentence):
+    """A process of its own, as HF_ENDPOINT is read when the library is imported."""
+    table = '[[expert]]\nsource = "{0}"\npositive = "{1}"\nnegative = "x"\n'
+    (tmp_path / "weights.toml").write_text(f'base = "{REPO}"\n' + table.format(REPO, "a") + table.format(REPO, "b"))
+    with serve(lambda request: Answer.json({"error": "no"}, status)) as site:
+        environment = os.environ | {"HF_ENDPOINT": site.url, "HF_HUB_CACHE": str(tmp_path / "cache")}
+        command = [sys.executable, "-m", "emoe", "score", "a red bus", "--weights", str(tmp_path / "weights.toml")]
+        found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 2
+    assert found.stdout == ""
+    assert found.stderr.startswith("emoe: ")
+    assert found.stderr.count("\n") == 1
+    assert sentence in found.stderr
