@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING, Any
 from emoe.errors import EmoeError
 
 if TYPE_CHECKING:
-    from emoe.pipeline import EMoE, Scores
+    from emoe.pipeline import EMoE
+    from emoe.scores import Reading, Scores
 
-__all__ = ["EMoE", "EmoeError", "Scores"]
+__all__ = ["EMoE", "EmoeError", "Reading", "Scores"]
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     """torch and transformers take seconds to import, so they wait until they are asked for."""
-    if name in ("EMoE", "Scores"):
+    if name in __all__:
         from emoe import pipeline
 
         return getattr(pipeline, name)

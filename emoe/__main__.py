@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -11,6 +12,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
+from emoe import __version__
 from emoe.commands import inspect, score
 from emoe.errors import EmoeError
 
@@ -18,6 +20,9 @@ from emoe.errors import EmoeError
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0, 2 for anything the user can mend, 130 for Ctrl-C, 1 for a mistake of ours."""
     logging.getLogger("emoe").handlers = [_Warnings()]
+    for stream, errors in ((sys.stdout, "strict"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors=errors)  # whatever the locale: prompts come in all languages
     try:
         options = _parser().parse_args(arguments)
         return options.run(options)
@@ -26,8 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("stopped", 130)
     except BrokenPipeError:  # whoever read our output has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return 0
+    except OSError as error:
+        _drop_stdout()
+        return _fail(f"{error.filename or 'standard output'}: {error.strerror or error}", 2)
     except Exception as error:
         return _fail(f"this is a mistake in emoe ({type(error).__name__}: {error}); EMOE_DEBUG=1 shows where", 1)
 
@@ -37,6 +45,11 @@ def _fail(message: str, code: int) -> int:
         traceback.print_exc()
     print("emoe:", " ".join(message.split()), file=sys.stderr)
     return code
+
+
+def _drop_stdout() -> None:
+    """What is still buffered cannot be written; without this, Python says so at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Warnings(logging.Handler):
@@ -52,10 +65,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="emoe", description="How uncertain is a text-to-image model about a prompt?")
+    about = "How uncertain is a text-to-image model about a prompt?"
+    parser = _Parser(prog="emoe", description=about, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"emoe {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
     for command in (score, inspect):
-        command.add_to(commands)
+        command.add_to(commands).allow_abbrev = False
     return parser
 
 

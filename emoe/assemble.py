@@ -1,23 +1,27 @@
-"""From a weights.toml's description to the networks: open, check, load."""
+"""From a weights.toml's description to the networks: reach, open, check, load."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from emoe.checkpoint.architecture import positive
-from emoe.checkpoint.checkpoint import Checkpoint, examine, open_checkpoint, open_folder, reach
+from emoe.checkpoint.architecture import unet_config
 from emoe.checkpoint.detect import SEGMOE
 from emoe.checkpoint.download import file_sha256
 from emoe.checkpoint.layout import Folder
 from emoe.checkpoint.load_text import load_text
-from emoe.checkpoint.load_unet import load_mixture, load_unet
-from emoe.config import Expert, Weights, check
-from emoe.errors import EmoeError
+from emoe.checkpoint.load_unet import build, load_mixture, load_unet
+from emoe.checkpoint.open import examine, open_checkpoint, open_folder, reach
+from emoe.checkpoint.parts import Checkpoint
+from emoe.checkpoint.settings import positive
+from emoe.config import Expert, Weights, check, undecidable
+from emoe.errors import EmoeError, about
 from emoe.gate import Gate, HiddenGate, PromptGate, UniformGate
 from emoe.moe import alike, layers_of, mixtures
 from emoe.text import TextEncoder
@@ -27,119 +31,138 @@ log = logging.getLogger("emoe")
 
 # Where the parts of SD1.5 itself come from, for checkpoints that leave them out.
 STOCK = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+STOCK_WIDTH = 768
 
 
 def assemble(weights: Weights, device: torch.device, dtype: torch.dtype) -> tuple[UNet, TextEncoder, Gate, str]:
-    """Returns the mixed UNet, the text encoder, the gate, and where the split is."""
-    for source in _sources(weights):
-        reach(source, weights.folder, weights.revision)
-    base, unet, weights = (_segmoe if weights.segmoe else _mixture)(weights, device=device, dtype=dtype)
+    """Returns the mixed UNet, the text encoder, the gate, and where the split is.
+
+    Everything that can be found wrong from headers is found before gigabytes are read.
+    """
+    for key, source in _sources(weights):
+        with about(f"{weights.path}: {key}"):
+            reach(source, weights.folder, weights.revision)
+
+    base = _open(weights, "segmoe" if weights.segmoe else "base", "unet", "text_encoder")
+    experts = [] if weights.segmoe else _experts(weights, base)
+    weights = _completed(weights, base) if weights.segmoe else weights
     check(weights)
-    for i, j in alike(unet):
-        log.warning(
-            "experts %d and %d are almost the same (their mixed layers differ by less than 0.1 %%): their agreement "
-            "means little",
-            *(i + 1, j + 1),
-        )
-    text = _text(weights, base, unet.config.text_dim, device)
-    split = weights.split or ("ff" if weights.layers == "ff" else "attn2")
-    return unet, text, _gate(weights, text), split
+
+    text = _text(weights, base, device)
+    gate = _gate(weights, text)
+    if weights.segmoe:
+        unet = load_unet(base, device=device, dtype=dtype)
+    else:
+        unet = load_mixture(base, experts, weights.layers, device=device, dtype=dtype)
+    _warn_of_likeness(unet, weights)
+    return unet, text, gate, weights.split or ("ff" if weights.layers == "ff" else "attn2")
 
 
-def _mixture(weights: Weights, **to: Any) -> tuple[Checkpoint, UNet, Weights]:
-    base = _open(weights, weights.base, "unet", "text_encoder")
-    opened = {_identity(base): base}  # what is base and expert, or expert twice, is one object and read once
+def _sources(weights: Weights) -> Iterator[tuple[str, str]]:
+    """Every source that weights.toml names, with its key."""
+    for key in ("base", "segmoe", "text_encoder", "vae", "tokenizer"):
+        if source := getattr(weights, key):
+            yield key, source
+    for label, expert in zip(weights.labels, weights.experts, strict=True):
+        yield label, expert.source
+
+
+def _open(weights: Weights, key: str, *parts: str, source: str | None = None) -> Checkpoint:
+    with about(f"{weights.path}: {key}"):
+        text = source or getattr(weights, key)
+        return open_checkpoint(text, parts=parts, base=weights.folder, revision=weights.revision)
+
+
+def _experts(weights: Weights, base: Checkpoint) -> list[Checkpoint]:
+    """One checkpoint an expert. What is base and expert, or expert twice, is one object, so that it is read once."""
+    by_source, by_files = {weights.base: base}, {_files(base): base}
     experts = []
-    for expert in weights.experts:
-        checkpoint = _open(weights, expert.source, "unet")
-        checkpoint = opened.setdefault(_identity(checkpoint), checkpoint)
-        _verify(expert, checkpoint)
+    for label, expert in zip(weights.labels, weights.experts, strict=True):
+        if expert.source not in by_source:
+            opened = _open(weights, label, "unet", source=expert.source)
+            opened.release()  # only headers matter yet, and old pickles are in memory as a whole
+            by_source[expert.source] = by_files.setdefault(_files(opened), opened)
+        checkpoint = by_source[expert.source]
+        if expert.sha256:
+            with about(f"{weights.path}: {label}: sha256"):
+                _verify(expert.sha256, checkpoint)
         experts.append(checkpoint)
-    return base, load_mixture(base, experts, weights.layers, **to), weights
+    return experts
 
 
-def _segmoe(weights: Weights, **to: Any) -> tuple[Checkpoint, UNet, Weights]:
-    """A mixture that SegMoE saved; what weights.toml leaves open, its config tells."""
-    base = _open(weights, weights.segmoe, "unet", "text_encoder")
+def _files(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The files that a checkpoint's UNet is read from."""
+    files = {id(file): file for file, _ in checkpoint.parts["unet"].places.values()}
+    return tuple(sorted(str(file.path.resolve()) for file in files.values()))
+
+
+def _verify(sha256: str, checkpoint: Checkpoint) -> None:
+    files = _files(checkpoint)
+    if len(files) != 1:
+        raise EmoeError(f"{checkpoint.source} is {len(files)} files, for which one hash cannot stand; delete it")
+    found = file_sha256(Path(files[0]))
+    if found != sha256.lower():
+        raise EmoeError(f"{checkpoint.source} is another file: its hash is {found}, not {sha256}")
+
+
+def _completed(weights: Weights, base: Checkpoint) -> Weights:
+    """What weights.toml leaves open of a mixture that SegMoE saved, its own config tells."""
     if base.kind.name != SEGMOE:
         raise EmoeError(
             f"{weights.path}: segmoe names {base.kind.name}; name it as base and expert, or a SegMoE folder"
         )
-    unet = load_unet(base, **to)
-    count = len(next(iter(mixtures(unet).values())).experts)
-    config = base.part("unet").config.get("segmoe_config")
-    config = config if isinstance(config, dict) else {}
-    told = [entry for entry in config.get("experts") or [] if isinstance(entry, dict)]
-    told += [{}] * (count - len(told))
-    experts = [Expert(weights.segmoe, _str(e.get("positive_prompt")), _str(e.get("negative_prompt"))) for e in told]
+    part = base.parts["unet"]
+    empty = build(part)
+    count = len(next(iter(mixtures(empty).values())).experts)
+    told = part.config.get("segmoe_config")
+    told = told if isinstance(told, dict) else {}
+    descriptors = told.get("experts")
+    descriptors = [entry for entry in descriptors if isinstance(entry, dict)] if isinstance(descriptors, list) else []
+    descriptors = (descriptors + [{}] * count)[:count]
     gate = weights.gate or "hidden"
-    usual = min(count, positive(config, "num_experts_per_tok", 2, base.source))
-    top = weights.top or (None if gate == "uniform" else usual)
-    weights = replace(weights, experts=tuple(experts[:count]), layers=layers_of(unet), gate=gate, top=top)
-    if gate == "hidden" and any(mixture.gate is None for mixture in mixtures(unet).values()):
-        raise EmoeError(f'{weights.path}: {weights.segmoe} holds no gate vectors; set gate = "prompt"')
-    return base, unet, weights
+    usual = None if gate == "uniform" else min(count, positive(told, "num_experts_per_tok", 2, part.where))
+    if gate == "hidden" and any(mixture.gate is None for mixture in mixtures(empty).values()):
+        raise EmoeError(f'{weights.path}: {weights.segmoe} holds no gate vectors; set gate = "prompt" or "uniform"')
+    return replace(
+        weights,
+        experts=tuple(
+            Expert(weights.segmoe, _text_or_none(d, "positive_prompt"), _text_or_none(d, "negative_prompt"))
+            for d in descriptors
+        ),
+        layers=layers_of(empty),
+        gate=gate,
+        top=weights.top or usual,
+    )
 
 
-def _str(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+def _text_or_none(table: dict[str, Any], key: str) -> str | None:
+    return table[key] if isinstance(table.get(key), str) else None
 
 
-def _open(weights: Weights, source: str, *parts: str) -> Checkpoint:
-    return open_checkpoint(source, parts=parts, base=weights.folder, revision=weights.revision)
-
-
-def _sources(weights: Weights) -> list[str]:
-    """Every source that will be read."""
-    named = [
-        weights.base,
-        weights.segmoe,
-        *(e.source for e in weights.experts),
-        weights.text_encoder,
-        weights.tokenizer,
-    ]
-    return [source for source in named if source]
-
-
-def _identity(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """The files a UNet is read from."""
-    files = {file.path.resolve() for file, _ in checkpoint.part("unet").places.values()}
-    return tuple(sorted(map(str, files)))
-
-
-def _verify(expert: Expert, checkpoint: Checkpoint) -> None:
-    if expert.sha256 is None:
-        return
-    files = _identity(checkpoint)
-    if len(files) != 1:
-        raise EmoeError(f"{expert.source} is {len(files)} files, for which one sha256 cannot stand; delete it")
-    found = file_sha256(Path(files[0]))
-    if found != expert.sha256.lower():
-        raise EmoeError(
-            f"{expert.source} has the SHA256 {found}, weights.toml says {expert.sha256}; it is another file"
-        )
-
-
-def _text(weights: Weights, base: Checkpoint, width: int, device: torch.device) -> TextEncoder:
+def _text(weights: Weights, base: Checkpoint, device: torch.device) -> TextEncoder:
     """The text encoder that weights.toml names, else the base's, else SD1.5's own."""
-    owner = base
+    part = base.parts["unet"]
+    width = unet_config(part.shapes, part.config, part.where).text_dim
+    owner, key = base, "base"
     if weights.text_encoder:
-        owner = examine(weights.text_encoder, parts=("text_encoder",), base=weights.folder, revision=weights.revision)
-    elif "text_encoder" not in base.parts:
-        if width != 768:
-            raise EmoeError(f"{base.source} has no text encoder; name one under text_encoder")
+        key = "text_encoder"
+        with about(f"{weights.path}: {key}"):
+            owner = examine(weights.text_encoder, parts=(key,), base=weights.folder, revision=weights.revision)
+    elif "text_encoder" not in base.parts and width == STOCK_WIDTH:
         log.warning("%s has no text encoder; using the one of %s", base.source, STOCK)
         owner = open_checkpoint(STOCK, parts=("text_encoder",))
-    part = owner.part("text_encoder")
-    found = part.shapes["final_layer_norm.weight"][0] if "final_layer_norm.weight" in part.shapes else None
-    if found not in (None, width):
-        raise EmoeError(
-            f"{part.where}: its text encoder is {found} wide, the UNet reads {width}; they do not go together"
-        )
-    return load_text(part, _tokenizer(weights, owner), device)
+    with about(f"{weights.path}: {key}"):
+        if "text_encoder" not in owner.parts:
+            raise EmoeError(f"{owner.source} has no text encoder; name one that is {width} wide under text_encoder")
+        text = load_text(owner.parts["text_encoder"], _tokenizer(weights, owner), device)
+        found = text.model.config.hidden_size
+        if found != width:
+            raise EmoeError(f"the text encoder of {owner.source} is {found} wide, the base's UNet reads {width}")
+    return text
 
 
 def _tokenizer(weights: Weights, owner: Checkpoint) -> Folder | None:
+    """Where the tokenizer's files are; None for CLIP's own."""
     if weights.tokenizer:
         folder = open_folder(weights.tokenizer, weights.folder, weights.revision)
         return folder.folder("tokenizer") if folder.has("tokenizer") else folder
@@ -156,7 +179,25 @@ def _gate(weights: Weights, text: TextEncoder) -> Gate:
         return HiddenGate(count, weights.top)
     positive, negative = text([e.positive for e in weights.experts]), text([e.negative for e in weights.experts])
     for key, states in (("positive", positive), ("negative", negative)):
-        for number, cut in enumerate(states.truncated, start=1):
+        for label, cut in zip(weights.labels, states.truncated, strict=True):
             if cut:
-                log.warning("expert %d: %s is longer than %d tokens; the rest is not seen", number, key, text.length)
-    return PromptGate(positive, negative, weights.top, weights.temperature)
+                log.warning("%s: %s is longer than %d tokens; the rest of it is not seen", label, key, text.length)
+    gate = PromptGate(positive, negative, weights.top, weights.temperature)
+    for i, j in combinations(range(count), 2):  # written differently, perhaps, but the same to CLIP
+        if weights.top < count and torch.equal(gate.positive[i], gate.positive[j]):
+            if torch.equal(gate.negative[i], gate.negative[j]):
+                raise undecidable(weights, i, j)
+            log.warning(
+                "%s and %s have the same positive: without a negative prompt, the first always comes before the second",
+                *(weights.labels[i], weights.labels[j]),
+            )
+    return gate
+
+
+def _warn_of_likeness(unet: UNet, weights: Weights) -> None:
+    pairs = [f"{weights.labels[i]} and {weights.labels[j]}" for i, j in alike(unet)]
+    if pairs:
+        log.warning(
+            "almost the same (mixed layers less than 0.1 %% apart), so that their agreement means little: %s",
+            "; ".join(pairs),
+        )

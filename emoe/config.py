@@ -7,6 +7,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,11 @@ class Weights:
         """Where relative paths start."""
         return self.path.parent
 
+    @property
+    def labels(self) -> list[str]:
+        """What to call the experts in messages: "expert 2 (dreamshaper)"."""
+        return [f"expert {i}" + (f" ({e.name})" if e.name else "") for i, e in enumerate(self.experts, start=1)]
+
 
 TOP_KEYS = {f.name for f in fields(Weights)} - {"path", "experts"} | {"expert"}
 EXPERT_KEYS = {f.name for f in fields(Expert)}
@@ -59,14 +65,14 @@ def read_weights(path: str | Path) -> Weights:
     """Parse and check a weights.toml. Raises EmoeError, in one line, for the first mistake."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise EmoeError(f"there is no {path}; {EXAMPLE}, and name the file with --weights") from error
     except (OSError, UnicodeDecodeError) as error:
         raise EmoeError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise EmoeError(f"{path} is not valid TOML: {error}") from error
     return parse_weights(table, path)
 
@@ -91,7 +97,7 @@ def parse_weights(table: Mapping[str, Any], path: Path) -> Weights:
         layers=reader.one_of("layers", tuple(LAYERS)) or "all",
         top=reader.whole("top") or (2 if gate == "prompt" and not segmoe else None),
         gate=gate,
-        split=reader.one_of("split", ("attn1", "attn2", "ff")),
+        split=reader.one_of("split", SPLITS["all"]),
         temperature=reader.number("temperature", 1.0),
     )
     _check_parts(weights, reader)
@@ -125,7 +131,7 @@ def _check_parts(weights: Weights, reader: _Reader) -> None:
     if not weights.base:
         raise reader.wrong("base", f"is missing; {EXAMPLE}")
     if len(weights.experts) < 2:
-        raise reader.wrong("expert", f"has {len(weights.experts)} entries; uncertainty is disagreement, it takes two")
+        raise reader.wrong("expert", f"tables: there are {len(weights.experts)}; disagreement takes two")
     for name, count in Counter(expert.name for expert in weights.experts if expert.name).items():
         if count > 1:
             raise reader.wrong("expert", f"has the name {name!r} {count} times; give each its own")
@@ -156,22 +162,26 @@ def check(weights: Weights) -> None:
 
 def _check_descriptors(weights: Weights) -> None:
     """The prompt gate needs them, and cannot choose between experts that have the same."""
-    descriptors = [(expert.positive, expert.negative) for expert in weights.experts]
-    for number, (positive, negative) in enumerate(descriptors, start=1):
-        missing = "positive" if positive is None else "negative" if negative is None else None
-        if missing:
-            raise EmoeError(
-                f"{weights.path}: expert {number}: {missing} is missing; describe what the expert is "
-                f'{"good" if missing == "positive" else "bad"} at, or set gate = "uniform"'
-            )
-    count = len(descriptors)
-    for pair, times in Counter(descriptors).items():
-        if times > 1 and weights.top < count:
-            same = " and ".join(str(i) for i, other in enumerate(descriptors, start=1) if other == pair)
-            raise EmoeError(
-                f"{weights.path}: experts {same} have the same positive and negative, so that the gate cannot choose "
-                f"{weights.top} of {count} experts; change the descriptors, or set top = {count}"
-            )
+    for label, expert in zip(weights.labels, weights.experts, strict=True):
+        for key, told in (("positive", "good at"), ("negative", "bad at")):
+            if getattr(expert, key) is None and weights.segmoe:
+                raise EmoeError(f'{weights.path}: {weights.segmoe} tells no {key} of {label}; set gate = "hidden"')
+            if getattr(expert, key) is None:
+                raise EmoeError(
+                    f'{weights.path}: {label}: {key} is missing; say what it is {told}, or set gate = "uniform"'
+                )
+    for (i, a), (j, b) in combinations(enumerate(weights.experts), 2):
+        if (a.positive, a.negative) == (b.positive, b.negative) and weights.top < len(weights.experts):
+            raise undecidable(weights, i, j)
+
+
+def undecidable(weights: Weights, i: int, j: int) -> EmoeError:
+    """The error that experts `i` and `j` are described alike while the gate has to choose."""
+    count = len(weights.experts)
+    return EmoeError(
+        f"{weights.path}: {weights.labels[i]} and {weights.labels[j]} have the same positive and negative, so that the "
+        f"gate cannot choose {weights.top} of {count}; change one, or set top = {count}"
+    )
 
 
 class _Reader:
@@ -193,7 +203,7 @@ class _Reader:
         if not isinstance(value, str):
             raise self.wrong(key, f"is {value!r}; it must be text, in quotes")
         if not value.strip() and not may_be_empty:
-            raise self.wrong(key, "is empty; write something, or delete the line")
+            raise self.wrong(key, "is empty; write something into the quotes")
         return value
 
     def one_of(self, key: str, choices: tuple[str, ...]) -> str | None:
@@ -210,6 +220,6 @@ class _Reader:
 
     def number(self, key: str, default: float) -> float:
         value = self.table.get(key, default)
-        if type(value) not in (int, float) or not 0 < value < float("inf"):
-            raise self.wrong(key, f"is {value!r}; it must be a number above 0")
+        if type(value) not in (int, float) or not 1e-6 <= value <= 1e6:
+            raise self.wrong(key, f"is {value!r}; it must be a number between 1e-6 and 1e6")
         return float(value)

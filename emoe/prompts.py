@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from emoe.errors import EmoeError
+from emoe.errors import EmoeError, about
 
 
 class Prompt(NamedTuple):
@@ -18,60 +18,96 @@ class Prompt(NamedTuple):
     id: str | int | None = None
 
 
+def check_text(text: object) -> None:
+    """EmoeError for a prompt that no tokenizer can take."""
+    if not isinstance(text, str):
+        raise EmoeError(f"prompt {text!r} is not text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise EmoeError(f"prompt {text[:60]!r} is not valid Unicode; was it typed or saved in UTF-8?") from error
+
+
 def read_prompts(path: str | Path) -> list[Prompt]:
     """Every prompt of a file, in its order; "-" reads lines from standard input.
 
     .txt: one a line, blank lines left out.  .csv, .jsonl: a `prompt` column, optional `id` and `negative_prompt`.
     .json: COCO captions ({"annotations": [{"id": ..., "caption": ...}]}), or a list of texts or objects.
+    EmoeError names the file and the line.
     """
     path = Path(path)
-    try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise EmoeError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise EmoeError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
-
     readers = {".csv": _csv, ".jsonl": _jsonl, ".json": _json, ".txt": _txt, "": _txt}
     if path.suffix.lower() not in readers:
         raise EmoeError(f"{path} is not .txt, .csv, .jsonl or COCO's .json; rename or convert it")
-    prompts = readers[path.suffix.lower()](text, path)
+    prompts = readers[path.suffix.lower()](_read(path), path)
     if not prompts:
         raise EmoeError(f"{path} holds no prompts")
     return prompts
 
 
+def _read(path: Path) -> str:
+    try:
+        if str(path) != "-":
+            return path.read_bytes().decode("utf-8-sig")
+        if sys.stdin is None:
+            raise EmoeError("standard input is closed; name a file with --prompts")
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except OSError as error:
+        raise EmoeError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise EmoeError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
+
+
 def _txt(text: str, path: Path) -> list[Prompt]:
-    return [Prompt(line.strip()) for line in text.splitlines() if line.strip()]
+    lines = text.replace("\r\n", "\n").split("\n")  # nothing else ends a line: prompts may hold odd separators
+    return [Prompt(line.strip()) for line in lines if line.strip()]
 
 
 def _csv(text: str, path: Path) -> list[Prompt]:
+    """An empty cell says nothing."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    prompts = []
     try:
-        rows = list(csv.DictReader(text.splitlines(keepends=True), strict=True))
+        head = next(reader, [])
+        for name in {name for name in head if head.count(name) > 1}:
+            raise EmoeError(f"{path} has several columns {name!r}; rename all but one")
+        for cells in reader:
+            where = f"{path}, line {reader.line_num}"
+            if len(cells) > len(head):
+                raise EmoeError(
+                    f"{where} has {len(cells)} cells, the first line {len(head)}; put prompts in double quotes"
+                )
+            if cells:
+                prompts.append(_prompt({key: cell for key, cell in zip(head, cells, strict=False) if cell}, where))
     except csv.Error as error:
-        raise EmoeError(f"{path} is not valid CSV ({error})") from error
-    return _from_rows(rows, path, first=2)
+        raise EmoeError(f"{path}, line {reader.line_num} is not valid CSV ({error})") from error
+    return prompts
 
 
 def _jsonl(text: str, path: Path) -> list[Prompt]:
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    try:
-        return [_prompt(json.loads(line), f"{path}, line {number}") for number, line in lines]
-    except json.JSONDecodeError as error:
-        number = next(n for n, line in lines if line == error.doc)
-        raise EmoeError(f"{path}, line {number} is not JSON ({error.msg})") from error
+    prompts = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            prompts.append(_prompt(_parsed(line, where), where))
+    return prompts
 
 
 def _json(text: str, path: Path) -> list[Prompt]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise EmoeError(f"{path} is not JSON ({error})") from error
+    value = _parsed(text, str(path))
     if isinstance(value, dict) and isinstance(value.get("annotations"), list):
         value = [_from_coco(annotation) for annotation in value["annotations"]]
     if not isinstance(value, list):
         raise EmoeError(f"{path} is neither COCO captions (an object with annotations) nor a list of prompts")
-    return _from_rows([{"prompt": row} if isinstance(row, str) else row for row in value], path, first=1)
+    rows = [{"prompt": row} if isinstance(row, str) else row for row in value]
+    return [_prompt(row, f"{path}, entry {number}") for number, row in enumerate(rows, start=1)]
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise EmoeError(f"{where} is not JSON ({error})") from error
 
 
 def _from_coco(annotation: Any) -> Any:
@@ -81,17 +117,18 @@ def _from_coco(annotation: Any) -> Any:
     return {"id": annotation.get("id"), "prompt": annotation["caption"].strip()}
 
 
-def _from_rows(rows: Iterable[Any], path: Path, first: int) -> list[Prompt]:
-    return [_prompt(row, f"{path}, entry {number}") for number, row in enumerate(rows, start=first)]
-
-
 def _prompt(row: Any, where: str) -> Prompt:
-    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
-        found = ", ".join(map(str, row)) if isinstance(row, dict) else repr(row)[:60]
-        raise EmoeError(f"{where} has no text under 'prompt' (it has {found})")
-    negative = row.get("negative_prompt")
-    if negative is not None and not isinstance(negative, str):
-        raise EmoeError(f"{where}: negative_prompt is {negative!r}; it must be text")
-    if isinstance(row.get("id"), bool | float | list | dict):
-        raise EmoeError(f"{where}: id is {row['id']!r}; it must be text or a whole number")
-    return Prompt(row["prompt"], negative or None, row.get("id"))
+    if not isinstance(row, dict):
+        raise EmoeError(f"{where} is {row!r:.60}; it must be an object with a prompt")
+    if "prompt" not in row:
+        raise EmoeError(f"{where} has no prompt (it has {', '.join(map(str, row)) or 'nothing'})")
+    negative, name = row.get("negative_prompt"), row.get("id")
+    for key, value in (("prompt", row["prompt"]), ("negative_prompt", negative or "")):
+        if not isinstance(value, str):
+            raise EmoeError(f"{where}: its {key} is {value!r:.60}; it must be text")
+    if isinstance(name, bool) or not isinstance(name, str | int | None):
+        raise EmoeError(f"{where}: its id is {name!r:.60}; it must be text or a whole number")
+    with about(where):
+        for value in (row["prompt"], negative or "", str(name)):
+            check_text(value)
+    return Prompt(row["prompt"], negative, name)

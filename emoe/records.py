@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,54 +15,60 @@ Record = dict[str, Any]
 class RecordFile:
     """A file of records that a run started again goes on with.
 
-    rows: what the run is about, in order; record i of the file must begin with the keys and values of row i.
+    rows: what the run is about, in order; record i of the file begins with the keys and values of row i.
     """
 
     def __init__(self, path: Path, rows: list[Record]):
-        """Reads what is there; nothing is written yet. EmoeError if it belongs to another run."""
+        """Reads what is there, and writes nothing. EmoeError if it is anything but the beginning of this run."""
         self.path = path
-        lines = self._lines()
-        if len(lines) > len(rows):
-            raise self._other(f"it holds {len(lines)} records, this run has {len(rows)} prompts")
-        for number, (line, row) in enumerate(zip(lines, rows, strict=False), start=1):
-            if {key: line.get(key) for key in row} != row:
-                raise self._other(f"line {number} is not about prompt {number} of this run")
-        self.done = len(lines)
-        self.last = lines[-1] if lines else None
+        if path.exists() and not path.is_file():
+            raise EmoeError(f"{path} is not a file that can be written to; name another with --out")
         if not path.parent.is_dir():
             raise EmoeError(f"cannot write {path}: there is no folder {path.parent}")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise EmoeError(f"cannot write {path}: Permission denied")
 
-    def check(self, again: Record) -> None:
-        """EmoeError unless the last record, scored again, comes out the same: same mixture, same settings."""
-        for key, value in again.items():
-            found = self.last.get(key)
-            same = math.isclose(found, value, rel_tol=1e-2) if _numbers(found, value) else found == value
-            if key != "weights" and not same:
-                raise self._other(f"{key} of its last prompt is {found!r} there and {value!r} now")
+        found = self._read()
+        self.whole = found.rfind(b"\n") + 1  # bytes; what follows, a kill has cut short
+        self.records = self._parsed(found[: self.whole])
+        if len(self.records) > len(rows):
+            raise self._other(f"it holds {len(self.records)} records, this run has {len(rows)} prompts")
+        for number, (record, row) in enumerate(zip(self.records, rows, strict=False), start=1):
+            if {key: record.get(key) for key in row} != row:
+                raise self._other(f"line {number} is not about prompt {number} of this run")
+        rest = found[self.whole :]
+        expected = _line(rows[len(self.records)])[:-2].encode() if len(self.records) < len(rows) else b""
+        length = min(len(rest), len(expected))
+        if rest and (not expected or rest[:length] != expected[:length]):
+            raise self._other("its last line is not one of this run's")
+
+    def check(self, settings: Record) -> None:
+        """EmoeError unless the records were made with the same settings."""
+        for record in self.records:
+            for key, value in settings.items():
+                if record.get(key) != value:
+                    raise self._other(f"its {key} is {record.get(key)}, this run's {value}")
 
     def write(self, records: list[Record]) -> None:
         """Append, whole lines at a time."""
-        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        data = "".join(map(_line, records)).encode()
         try:
             with self.path.open("ab") as file:
-                if file.tell() > self.whole:  # what a kill has cut short
+                if file.tell() > self.whole:
                     file.truncate(self.whole)
-                self.whole += file.write(text.encode())
+                self.whole += file.write(data)
         except OSError as error:
-            raise EmoeError(f"cannot write {self.path}: {error.strerror}; what it holds is kept") from error
+            raise EmoeError(f"cannot write {self.path}: {error.strerror}") from error
 
-    def _lines(self) -> list[Record]:
-        """The records that are there. A last line that a kill has cut short does not count."""
+    def _read(self) -> bytes:
         try:
-            found = self.path.read_bytes()
-        except FileNotFoundError:
-            found = b""
+            return self.path.read_bytes() if self.path.exists() else b""
         except OSError as error:
             raise EmoeError(f"cannot read {self.path}: {error.strerror}") from error
-        self.whole = found.rfind(b"\n") + 1  # bytes
-        lines = found[: self.whole].splitlines()
+
+    def _parsed(self, lines: bytes) -> list[Record]:
         try:
-            records = [json.loads(line) for line in lines]
+            records = [json.loads(line) for line in lines.split(b"\n")[:-1]]
         except ValueError as error:
             raise self._other("it is not JSON lines") from error
         if not all(isinstance(record, dict) for record in records):
@@ -70,8 +76,10 @@ class RecordFile:
         return records
 
     def _other(self, why: str) -> EmoeError:
-        return EmoeError(f"{self.path} holds scores of another run ({why}); name another file with --out")
+        return EmoeError(
+            f"{self.path} holds something else than this run's scores ({why}); name another file with --out"
+        )
 
 
-def _numbers(a: Any, b: Any) -> bool:
-    return isinstance(a, float) and isinstance(b, float)
+def _line(record: Record) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"

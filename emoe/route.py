@@ -68,12 +68,12 @@ class PromptRoute(Route):
         super().__init__(*weights.shape, split)
         self.weights = weights
         # planned here, once: for the samples, and for their paths
-        self.before, self.after = (
+        self.of_samples, self.of_paths = (
             divide(w > 0, w[:, None].to(device, dtype)) for w in (weights, weights.repeat(self.experts, 1))
         )
 
     def shares(self, x: Tensor, gate: nn.Module | None = None) -> list[Share]:
-        return self.before if len(x) == self.samples else self.after
+        return self.of_samples if len(x) == self.samples else self.of_paths  # the rows tell which
 
 
 class HiddenRoute(Route):
@@ -136,6 +136,7 @@ def split(x: Tensor, route: Route | None, layer: str) -> tuple[Tensor, Route | N
     """
     if route is None or route.split != layer or len(x) != route.samples:
         return x, route
+    # one-hot makes this layer CA_i = Attention(Q_i, K_i, V_i), with expert i's projections alone
     return repeat(x, "b n c -> (e b) n c", e=route.experts), OneHot(route.samples, route.experts)
 
 

@@ -20,7 +20,7 @@ def noise(seed: int, shape: tuple[int, ...]) -> Tensor:
 
 def timesteps(steps: int) -> list[int]:
     """Leading spacing, offset 1: 25 steps give 961, 921, ..., 41, 1."""
-    if not 1 <= steps < TRAIN_STEPS:
-        raise EmoeError(f"steps is {steps}; it must lie between 1 and {TRAIN_STEPS - 1}")
+    if type(steps) is not int or not 1 <= steps < TRAIN_STEPS:
+        raise EmoeError(f"steps is {steps!r}; it must lie between 1 and {TRAIN_STEPS - 1}")
     stride = TRAIN_STEPS // steps
     return [stride * i + 1 for i in reversed(range(steps))]

@@ -24,34 +24,30 @@ class TextStates(NamedTuple):
 
 
 class TextEncoder:
-    """A tokenizer and a text encoder. Both stay in float32, so that no route depends on the network's dtype."""
+    """A tokenizer and a text encoder, which stays in float32 so that no route depends on the network's dtype."""
 
     def __init__(self, model: CLIPTextModel, tokenizer: CLIPTokenizer):
         self.model, self.tokenizer = model, tokenizer
         self.length = model.config.max_position_embeddings
-        if len(tokenizer) > model.config.vocab_size:
+        self.end = tokenizer.eos_token_id
+        self.pad = self.end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        if len(tokenizer) > model.config.vocab_size or self.end is None:
             raise EmoeError(
-                f"the tokenizer has {len(tokenizer)} tokens, the text encoder knows {model.config.vocab_size}; "
-                "name the tokenizer that belongs to the base under `tokenizer`"
+                f"the tokenizer ({len(tokenizer)} tokens, the last one {self.end}) does not go with the text encoder "
+                f"({model.config.vocab_size} tokens); name the one that does under `tokenizer`"
             )
 
     @torch.inference_mode()
     def __call__(self, prompts: list[str]) -> TextStates:
         """Padding is attended to and positions count from 0, as Stable Diffusion was trained."""
-        for prompt in prompts:
-            try:
-                prompt.encode()
-            except UnicodeEncodeError as error:
-                raise EmoeError(f"prompt {prompt[:60]!r} is not Unicode text: it holds a lone surrogate") from error
-        end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
         rows = self.tokenizer(prompts, verbose=False)["input_ids"]
         truncated = [len(row) > self.length for row in rows]
-        rows = [row if len(row) <= self.length else [*row[: self.length - 1], end] for row in rows]
-        rows = [row + [pad] * (self.length - len(row)) for row in rows]
+        rows = [row if len(row) <= self.length else [*row[: self.length - 1], self.end] for row in rows]
+        rows = [row + [self.pad] * (self.length - len(row)) for row in rows]
 
         ids = torch.tensor(rows, device=self.model.device)
         position = torch.arange(self.length, device=ids.device)
-        first_end = (ids == end).int().argmax(dim=1, keepdim=True)
+        first_end = (ids == self.end).int().argmax(dim=1, keepdim=True)
         content = (position > 0) & (position <= first_end)
         # positions are given because files may carry corrupted ones, and a model built on meta has none
         states = self.model(ids, position_ids=position[None]).last_hidden_state

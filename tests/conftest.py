@@ -18,9 +18,13 @@ TINY = UNetConfig(channels=(32, 64, 64, 64), text_dim=64, sample_size=16)
 DATA = Path(__file__).parent / "data"
 
 
+torch.set_num_threads(1)  # networks this small only lose by more
+
+
 @pytest.fixture(autouse=True)
-def _few_threads():
-    torch.set_num_threads(2)
+def _own_cache(tmp_path, monkeypatch):
+    """Nothing of the user's is read or written."""
+    monkeypatch.setenv("EMOE_CACHE", str(tmp_path / "cache"))
 
 
 def random_unet(seed: int, config: UNetConfig = TINY) -> UNet:

@@ -16,7 +16,7 @@ from server import Answer, Request, Site, ranged, serve
 
 from emoe.__main__ import main
 from emoe.checkpoint import civitai, download
-from emoe.checkpoint.checkpoint import open_checkpoint, reach
+from emoe.checkpoint.open import open_checkpoint, reach
 from emoe.checkpoint.source import Civitai, parse
 from emoe.errors import EmoeError
 
@@ -211,7 +211,7 @@ REFUSED = {
     "inpainting": ({"baseModelType": "Inpainting"}, "of the kind Inpainting"),
     "gguf": ({"file": {"metadata": {"format": "GGUF"}}}, "has no checkpoint file"),
     "no-files": ({"files": []}, "has no checkpoint file"),
-    "odd-hash": ({"file": {"hashes": {"SHA256": "../../x"}}}, "which is none"),
+    "odd-hash": ({"file": {"hashes": {"SHA256": "../../x"}}}, "is none"),
 }
 
 

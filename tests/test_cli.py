@@ -65,7 +65,11 @@ def test_json_equals_python(run, weights):
         "relative",
         "weights",
         "seed",
+        "seeds",
         "timestep",
+        "size",
+        "read_out",
+        "mixture",
     ]
     assert records[0]["negative_prompt"] == "blurry"
     assert [r["eu"] for r in records] == pytest.approx(scores.eu.tolist())
@@ -127,11 +131,14 @@ MISTAKES = {
     "steps": (["score", "a", "--steps", "0"], "steps is 0; it must lie between 1 and 999"),
     "timestep": (["score", "a", "--timestep", "1000"], "timestep is 1000; it must lie between 0 and 999"),
     "seeds": (["score", "a", "--seeds", "0"], "seeds is 0"),
-    "batch size": (["score", "a", "--batch-size", "0"], "batch size 0"),
-    "device": (["score", "a", "--device", "tpu9"], "device 'tpu9' is not usable here"),
-    "no such device": (["score", "a", "--device", "cuda:7"], "device 'cuda:7' is not usable here"),
+    "batch size": (["score", "a", "--batch-size", "0"], "batch_size is 0; it must be a whole number of at least 1"),
+    "device": (["score", "a", "--device", "tpu9"], "device is 'tpu9'; choose one of auto, cpu, cuda, mps"),
+    "no such device": (
+        ["score", "a", "--device", "cuda:7"],
+        "device 'cuda:7' is not there, or this torch was built without it; use cpu",
+    ),
     "read-out": (["score", "a", "--read-out", "end"], "invalid choice: 'end'"),
-    "surrogate": (["score", "\udc80"], "is not Unicode text"),
+    "surrogate": (["score", "\udc80"], "is not valid Unicode"),
     "inspect nothing": (["inspect"], "the following arguments are required: SOURCE"),
     "inspect a missing file": (["inspect", "gone.ckpt"], "there is no file or folder gone.ckpt"),
 }
@@ -158,7 +165,7 @@ def test_debug_shows_where(run, monkeypatch, capsys):
 
 def test_a_mistake_of_ours_is_one_line_too(run, monkeypatch):
     monkeypatch.setattr("emoe.commands.inspect._text", lambda _: 1 / 0)
-    monkeypatch.setattr("emoe.checkpoint.report.report", lambda _: {"refused": None})
+    monkeypatch.setattr("emoe.checkpoint.report.report", lambda _: {"kind": "a kind", "refused": None})
     code, _, err = run("inspect", "x")
     assert code == 1
     assert "mistake in emoe (ZeroDivisionError" in err
@@ -173,9 +180,9 @@ def test_inspect(run, weights):
     code, out, _ = run("inspect", str(folder / "expert_2.safetensors"), "--json")
     found = json.loads(out)
     assert found["kind"] == "an SD1.x checkpoint"
-    assert found["unet_naming"] == "LDM"
+    assert found["unet_names"] == "LDM"
     assert found["parts"]["vae"] is None
-    assert found["parts"]["unet"]["problems"] == []
+    assert found["parts"]["unet"]["problem"] is None
     assert len(found["files"][0]["sha256"]) == 64
 
 
@@ -185,7 +192,7 @@ def test_inspect(run, weights):
 def test_out(run, weights, tmp_path):
     path = tmp_path / "scores.jsonl"
     code, out, err = run(*score(*PROMPTS, "--out", str(path), weights=weights))
-    assert (code, out, err) == (0, "", "")
+    assert (code, out, err) == (0, "", f"emoe: 3 scores in {path}\n")
     expected = path.read_text()
     assert [json.loads(line)["prompt"] for line in expected.splitlines()] == PROMPTS
 
@@ -194,6 +201,7 @@ def test_out(run, weights, tmp_path):
         path.write_text(kept)
         assert run(*score(*PROMPTS, "--out", str(path), weights=weights))[0] == 0
         assert path.read_text() == expected
+    assert "holds all 3 scores already" in run(*score(*PROMPTS, "--out", str(path), weights=weights))[2]
 
 
 def test_out_of_another_run(run, weights, tmp_path):
@@ -203,8 +211,9 @@ def test_out_of_another_run(run, weights, tmp_path):
     for arguments, sentence in (
         (["other", "a cat", "--out", str(path)], "line 1 is not about prompt 1"),
         ([PROMPTS[0], "--out", str(path)], "it holds 2 records, this run has 1 prompts"),
-        ([*PROMPTS, "--seed", "5", "--out", str(path)], "of its last prompt is"),
-        ([*PROMPTS, "--read-out", "pre", "--out", str(path)], "of its last prompt is"),
+        ([*PROMPTS, "--seed", "5", "--out", str(path)], "its seed is 0, this run's 5"),
+        ([*PROMPTS, "--read-out", "pre", "--out", str(path)], "its read_out is post, this run's pre"),
+        ([*PROMPTS, "--dtype", "bfloat16", "--out", str(path)], "its mixture is"),
     ):
         code, _, err = run(*score(*arguments, weights=weights))
         assert code == 2
@@ -224,7 +233,7 @@ def test_out_where_nothing_can_be_written(run, weights, tmp_path):
     code, _, err = run(*score("a cat", "--out", str(tmp_path / "no" / "x.jsonl"), weights=weights))
     assert (code, "there is no folder" in err) == (2, True)
     code, _, err = run(*score("a cat", "--out", str(tmp_path), weights=weights))
-    assert (code, "cannot read" in err) == (2, True)
+    assert (code, "is not a file that can be written to" in err) == (2, True)
 
 
 def test_a_full_disk(tmp_path):
@@ -316,5 +325,5 @@ def test_wrong_arguments(weights):
 def test_overflow_is_an_error_not_a_number(weights):
     model = EMoE.from_toml(weights)
     model.unet.mid_block.resnets[1].conv2.bias.fill_(float("inf"))
-    with pytest.raises(EmoeError, match="overflow"):
+    with pytest.raises(EmoeError, match="activations are not finite"):
         model.score(["a cat"], size=64)

@@ -51,8 +51,8 @@ MISTAKES = {
     "no base": (GOOD.replace('base = "a/b"', ""), "base is missing"),
     "empty base": (GOOD.replace('base = "a/b"', 'base = " "'), "base is empty"),
     "base of the wrong type": (GOOD.replace('base = "a/b"', "base = 3"), "base is 3; it must be text"),
-    "no experts": ('base = "a/b"', "expert has 0 entries"),
-    "one expert": (GOOD[: GOOD.rindex("[[")], "expert has 1 entries"),
+    "no experts": ('base = "a/b"', "expert tables: there are 0"),
+    "one expert": (GOOD[: GOOD.rindex("[[")], "expert tables: there are 1"),
     "single brackets": ('base = "a/b"\n[expert]\nsource = "x"', "must be [[expert]] tables"),
     "no source": (GOOD.replace('source = "c/d"', ""), "expert 2: source is missing"),
     "no positive": (GOOD.replace('positive = "photo"', ""), "expert 1: positive is missing"),
@@ -68,17 +68,22 @@ MISTAKES = {
     "split": ('split = "conv"\n' + GOOD, "split is 'conv'; choose one of"),
     "split not mixed": ('layers = "attn"\nsplit = "ff"\n' + GOOD, "which layers = 'attn' does not mix"),
     "split not mixed, ff": ('layers = "ff"\nsplit = "attn2"\n' + GOOD, "choose 'ff'"),
-    "temperature": ("temperature = 0\n" + GOOD, "temperature is 0; it must be a number above 0"),
+    "temperature": ("temperature = 0\n" + GOOD, "temperature is 0; it must be a number between 1e-6 and 1e6"),
+    "temperature tiny": ("temperature = 1e-40\n" + GOOD, "temperature is 1e-40"),
+    "temperature huge": (f"temperature = {10**400}\n" + GOOD, "temperature is"),
     "temperature nan": ("temperature = nan\n" + GOOD, "temperature is nan"),
     "sha256": (GOOD + 'sha256 = "abc"', "expert 2: sha256 must be 64 hexadecimal digits"),
     "names": (GOOD.replace("[[expert]]", '[[expert]]\nname = "x"'), "has the name 'x' 2 times"),
     "same descriptors": (
         "top = 1\n" + GOOD.replace("anime", "photo").replace('""', '"drawing"'),
-        "experts 1 and 2 have the same positive and negative, so that the gate cannot choose 1 of 2",
+        "expert 1 and expert 2 have the same positive and negative, so that the gate cannot choose 1 of 2",
     ),
     "segmoe and base": ('segmoe = "x/y"\n' + GOOD, "base cannot stand beside segmoe"),
     "segmoe and layers": ('segmoe = "x/y"\nlayers = "all"', "layers cannot stand beside segmoe"),
     "not toml": ("base = ", "is not valid TOML"),
+    "too deep": ("x = " + "[" * 9999, "is not valid TOML"),
+    "too long a number": ("top = " + "9" * 9999, "is not valid TOML"),
+    "empty positive": (GOOD.replace('"photo"', '""'), "expert 1: positive is empty; write something into the quotes"),
     "not text": (b"\xff\xfe", "cannot read"),
 }
 
@@ -103,6 +108,17 @@ def test_the_same_descriptors_are_legal_where_all_are_chosen(tmp_path):
 def test_the_uniform_gate_needs_no_descriptors(tmp_path):
     text = 'base = "a/b"\ngate = "uniform"\n[[expert]]\nsource = "a/b"\n[[expert]]\nsource = "c/d"\n'
     assert read_weights(write(tmp_path, text)).experts[1].positive is None
+
+
+def test_a_byte_order_mark_does_not_matter(tmp_path):
+    path = tmp_path / "weights.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
+    assert read_weights(path).base == "a/b"
+
+
+def test_experts_are_called_by_their_names(tmp_path):
+    text = GOOD.replace("[[expert]]", '[[expert]]\nname = "red"', 1)
+    assert read_weights(write(tmp_path, text)).labels == ["expert 1 (red)", "expert 2"]
 
 
 def test_no_file(tmp_path):

@@ -10,9 +10,9 @@ import torch
 from conftest import close
 from safetensors.torch import load_file
 
-from emoe.checkpoint.checkpoint import open_checkpoint
 from emoe.checkpoint.load_text import load_text
 from emoe.checkpoint.load_unet import load_unet
+from emoe.checkpoint.open import open_checkpoint
 from emoe.pipeline import EMoE
 from emoe.route import HiddenRoute
 from emoe.text import CLIPTokenizer, clip_tokenizer
@@ -29,7 +29,7 @@ def test_ldm_tiny():
     expected = load_file(FIXTURES / "ldm-tiny" / "expected.safetensors")
     checkpoint = open_checkpoint(str(FIXTURES / "ldm-tiny" / "model.safetensors"))
     unet = load_unet(checkpoint, dtype=torch.float32)
-    text = load_text(checkpoint.part("text_encoder"), None)
+    text = load_text(checkpoint.parts["text_encoder"], None)
     position = torch.arange(77)[None]
     states = text.model(expected["ids"], position_ids=position).last_hidden_state
     assert close(states, expected["context"]) < TENSOR
@@ -65,7 +65,7 @@ def test_experts_tiny(tmp_path, mixture):
     prompts, negatives = [c["prompt"] for c in cases], [c["negative_prompt"] for c in cases]
     asked = {"seed": EXPERTS["seed"], "batch_size": 3}
     scores = model.score(prompts, negatives, **asked)
-    assert scores.timestep == EXPERTS["timestep"]
+    assert scores.reading.timestep == EXPERTS["timestep"]
     for name in ("weights", "eu", "relative", "uncertainty", "map"):
         expected = torch.tensor([case[name] for case in cases])
         assert torch.allclose(getattr(scores, name), expected, rtol=EU, atol=1e-9), name
@@ -78,7 +78,7 @@ def test_segmoe_tiny_forward():
     """A folder that SegMoE saved, against SegMoE's own model."""
     expected = load_file(FIXTURES / "segmoe-tiny" / "expected.safetensors")
     checkpoint = open_checkpoint(str(FIXTURES / "segmoe-tiny"))
-    text = load_text(checkpoint.part("text_encoder"), checkpoint.folder.folder("tokenizer"))
+    text = load_text(checkpoint.parts["text_encoder"], checkpoint.folder.folder("tokenizer"))
     states = text.model(expected["ids"], position_ids=torch.arange(77)[None]).last_hidden_state
     assert close(states, expected["context"]) < TENSOR
     unet = load_unet(checkpoint, dtype=torch.float32)
@@ -97,7 +97,7 @@ def test_segmoe_tiny_split(tmp_path):
     prompts = [case["prompt"] for case in cases]
     scores = model.score(prompts, seed=expected["seed"], batch_size=2)
     assert scores.weights is None
-    assert scores.timestep == expected["timestep"]
+    assert scores.reading.timestep == expected["timestep"]
     for name in ("eu", "relative", "uncertainty", "map"):
         assert torch.allclose(getattr(scores, name), torch.tensor([c[name] for c in cases]), rtol=EU), name
     pre = model.score(prompts, seed=expected["seed"], read_out="pre")

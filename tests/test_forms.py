@@ -9,7 +9,7 @@ import forms
 import pytest
 import torch
 
-from emoe.checkpoint.checkpoint import open_checkpoint
+from emoe.checkpoint.open import open_checkpoint
 from emoe.pipeline import EMoE
 
 PROMPTS = ["a red bus", "punainen bussi"]
@@ -68,7 +68,7 @@ def test_a_unet_alone_as_base_takes_another_text_encoder(states, other, expected
 
 def test_dtypes_are_read_from_the_header_not_the_name(states, tmp_path):
     forms.hub(tmp_path / "a", forms.wide(forms.unet(states[0])), {}, {}, variant=".fp16")
-    assert set(open_checkpoint(str(tmp_path / "a"), parts=()).part("unet").dtypes) == {"float32"}
+    assert set(open_checkpoint(str(tmp_path / "a"), parts=()).parts["unet"].dtypes) == {"float32"}
 
 
 def test_safetensors_before_pickle_and_plain_before_variant(states, tmp_path):
@@ -89,7 +89,7 @@ def test_junk_is_dropped_with_a_count(states, tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="emoe"):
         found = open_checkpoint(str(source))
     assert found.dropped == {"EMA copy": 688, "noise schedule": 3, "position ids": 1, "CLIP projection": 1}
-    assert "EMA copy (688)" in caplog.text
+    assert "left out EMA copy (tensors: 688)" in caplog.text
     assert not found.unknown
 
 

@@ -13,7 +13,7 @@ import pytest
 from server import Answer, hub, serve
 
 from emoe.checkpoint import hub as our_hub
-from emoe.checkpoint.checkpoint import open_checkpoint, reach
+from emoe.checkpoint.open import open_checkpoint, reach
 from emoe.errors import EmoeError
 
 REPO = "some-one/a_model.v1"
@@ -52,7 +52,7 @@ def test_only_the_parts_that_are_asked_for_are_downloaded(at, folder):
         found = open_checkpoint(REPO, parts=())
         downloads = {r.path.partition("/resolve/")[2] for r in site.requests if r.method == "GET"} - {""}
     assert set(found.parts) == {"unet"}
-    assert len(found.part("unet").places) == 686
+    assert len(found.parts["unet"].places) == 686
     assert downloads == {"main/unet/diffusion_pytorch_model.safetensors", "main/unet/config.json"}
 
 
@@ -61,7 +61,7 @@ def test_a_revision_and_a_file(at, folder):
         at(site.url)
         found = open_checkpoint(f"{REPO}@fp16/unet/diffusion_pytorch_model.safetensors")
         assert site.requests[0].path.endswith("/revision/fp16")
-        assert found.part("unet").config["attention_head_dim"] == 8
+        assert found.parts["unet"].config["attention_head_dim"] == 8
         assert set(open_checkpoint(f"{REPO}/unet").parts) == {"unet"}
 
 
@@ -71,7 +71,7 @@ def test_a_second_time_without_the_network(at, folder, monkeypatch):
         open_checkpoint(REPO, parts=())
     our_hub.repository.cache_clear()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert len(open_checkpoint(REPO, parts=()).part("unet").places) == 686
+    assert len(open_checkpoint(REPO, parts=()).parts["unet"].places) == 686
 
 
 def test_a_single_file_repository(at, tmp_path):
@@ -84,7 +84,7 @@ def test_a_single_file_repository(at, tmp_path):
 REFUSALS = {
     401: "does not exist or is private (401)",
     403: "refused the download (403)",
-    404: "answered 404",
+    404: "is not known (404)",
     418: "answered 418",
 }
 
@@ -135,7 +135,9 @@ def test_no_network_and_no_cache(at):
         reach(REPO)
 
 
-@pytest.mark.parametrize(("status", "sentence"), [(401, "does not exist or is private (401)"), (404, "answered 404")])
+@pytest.mark.parametrize(
+    ("status", "sentence"), [(401, "does not exist or is private (401)"), (404, "is not known (404)")]
+)
 def test_the_command_line_says_so_in_one_line(tmp_path, status, sentence):
     """A process of its own, as HF_ENDPOINT is read when the library is imported."""
     table = '[[expert]]\nsource = "{0}"\npositive = "{1}"\nnegative = "x"\n'

@@ -10,10 +10,10 @@ ROOT = Path(__file__).parents[1] / "emoe"
 # A module may import from its own line and from those above.
 LAYERS = [
     {"errors"},
-    {"route", "uncertainty", "schedule", "text", "prompts", "records"},
-    {"unet"},
+    {"route", "uncertainty", "schedule", "text", "prompts", "records", "device"},
+    {"unet", "scores"},
     {"moe", "gate"},
-    {"config", "checkpoint"},
+    {"config", "checkpoint", "fingerprint"},
     {"assemble"},
     {"pipeline"},
     {"commands"},
@@ -27,7 +27,8 @@ def imported(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "emoe":
-            names = [f"emoe.{a.name}" for a in node.names] if node.module == "emoe" else [node.module]
+            # what comes from the package itself is in emoe/__init__.py, which knows errors alone
+            names = ["emoe.errors"] if node.module == "emoe" else [node.module]
         found |= {name.split(".")[1] for name in names if name.startswith("emoe.")}
     return found
 

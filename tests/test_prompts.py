@@ -1,5 +1,6 @@
 """Prompt files."""
 
+import io
 import json
 
 import pytest
@@ -24,7 +25,7 @@ def test_txt(tmp_path):
 
 
 def test_csv(tmp_path):
-    found = read(tmp_path, "p.csv", 'id,prompt,negative_prompt\n7,"a, ""red""\nbus",blurry\nx,b,\n')
+    found = read(tmp_path, "p.csv", 'id,prompt,negative_prompt\n7,"a, ""red""\nbus",blurry\n\nx,b,\n')
     assert found == [Prompt('a, "red"\nbus', "blurry", "7"), Prompt("b", None, "x")]
     assert read(tmp_path, "p.csv", "prompt\na\n") == [Prompt("a")]
 
@@ -35,6 +36,9 @@ def test_jsonl(tmp_path):
     )
     assert found == [Prompt("a", None, 3), Prompt("b", "c")]
     assert read(tmp_path, "p.jsonl", '{"prompt": "a\\u2028b"}\n') == [Prompt("a\u2028b")]
+    assert read(tmp_path, "p.jsonl", '{"prompt": "a", "negative_prompt": ""}\n') == [
+        Prompt("a", "")
+    ]  # none, not unsaid
 
 
 def test_coco(tmp_path):
@@ -51,10 +55,18 @@ def test_a_list(tmp_path):
 
 
 def test_standard_input(monkeypatch):
-    import io
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("a\nä\n".encode()), encoding="ascii"))
+    assert read_prompts("-") == [Prompt("a"), Prompt("ä")]
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(EmoeError, match="standard input is closed"):
+        read_prompts("-")
 
-    monkeypatch.setattr("sys.stdin", io.StringIO("a\nb\n"))
-    assert read_prompts("-") == [Prompt("a"), Prompt("b")]
+
+def test_only_line_ends_end_lines(tmp_path):
+    """Unicode knows more of them, and prompts hold them."""
+    odd = "a\u2028b\x85c\x0bd\x0ce"
+    assert read(tmp_path, "p.txt", f"{odd}\nf") == [Prompt(odd), Prompt("f")]
+    assert read(tmp_path, "p.csv", f"prompt,id\n{odd},7\n") == [Prompt(odd, None, "7")]
 
 
 MISTAKES = {
@@ -62,20 +74,29 @@ MISTAKES = {
     "empty list": ("p.json", "[]", "holds no prompts"),
     "not utf-8": ("p.txt", b"caf\xe9", "is not UTF-8 text (unexpected end of data at byte 3)"),
     "extension": ("p.xlsx", "x", "is not .txt, .csv, .jsonl"),
-    "csv without the column": ("p.csv", "text\na\n", "entry 2 has no text under 'prompt' (it has text)"),
-    "csv with a short row": ("p.csv", "id,prompt\n1\n", "entry 2 has no text under 'prompt'"),
+    "csv without the column": ("p.csv", "text\na\n", "line 2 has no prompt (it has text)"),
+    "csv with a short row": ("p.csv", "id,prompt\n1\n", "line 2 has no prompt (it has id)"),
+    "csv with a comma too many": ("p.csv", "prompt\na red bus, at night\n", "line 2 has 2 cells, the first line 1"),
+    "csv with a column twice": ("p.csv", "prompt,prompt\na,b\n", "several columns 'prompt'"),
+    "surrogates": ("p.jsonl", '{"prompt": "\\ud800"}', "is not valid Unicode"),
+    "surrogates in an id": ("p.jsonl", '{"prompt": "a", "id": "\\ud800"}', "is not valid Unicode"),
+    "too deep": ("p.jsonl", "[" * 99999, "is not JSON"),
     "csv with an open quote": ("p.csv", 'prompt\n"a\n', "is not valid CSV"),
     "jsonl, broken": ("p.jsonl", '{"prompt": "a"}\n{"prompt": \n', "line 2 is not JSON"),
-    "jsonl, no object": ("p.jsonl", "[1]\n", "line 1 has no text under 'prompt'"),
-    "jsonl, wrong type": ("p.jsonl", '{"prompt": 3}\n', "has no text under 'prompt'"),
-    "jsonl, negative": ("p.jsonl", '{"prompt": "a", "negative_prompt": 3}', "negative_prompt is 3; it must be text"),
-    "jsonl, id": ("p.jsonl", '{"prompt": "a", "id": [3]}', "id is [3]"),
+    "jsonl, no object": ("p.jsonl", "[1]\n", "line 1 is [1]; it must be an object"),
+    "jsonl, wrong type": ("p.jsonl", '{"prompt": 3}\n', "its prompt is 3; it must be text"),
+    "jsonl, negative": (
+        "p.jsonl",
+        '{"prompt": "a", "negative_prompt": 3}',
+        "its negative_prompt is 3; it must be text",
+    ),
+    "jsonl, id": ("p.jsonl", '{"prompt": "a", "id": [3]}', "its id is [3]"),
     "json, broken": ("p.json", "{", "is not JSON"),
     "json, another": ("p.json", '{"images": []}', "is neither COCO captions"),
     "coco without captions": (
         "p.json",
         '{"annotations": [{"id": 3}]}',
-        "entry 1 has no text under 'prompt' (it has id)",
+        "entry 1 has no prompt (it has id)",
     ),
 }
 

@@ -208,6 +208,8 @@ KIND = {
         "a text encoder alone",
     ),
     "unknown": ({f"backbone.{i}.weight": (2, 2) for i in range(20)}, "of no known kind: it holds backbone.0.weight"),
+    "no-cross-attention": ({n: s for n, s in UNET.items() if "attn2" not in n}, "a UNet without cross-attention"),
+    "two-widths": (UNET | {f"{P}output_blocks.3.1.transformer_blocks.0.attn2.to_k.weight": (2, 512)}, "several widths"),
     "half-a-unet": (UNET, "its UNet lacks"),
 }  # fmt: skip
 

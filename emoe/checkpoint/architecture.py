@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from emoe.checkpoint.settings import positive
 from emoe.errors import EmoeError
 from emoe.unet import UNetConfig
 
@@ -33,14 +34,23 @@ def unet_config(shapes: Shapes, config: Mapping[str, Any], where: str) -> UNetCo
     try:
         channels = tuple(shapes[f"down_blocks.{i}.resnets.0.conv1.weight"][0] for i in range(4))
         text = shapes.get(f"{block}.weight") or shapes[f"{block}.experts.0.weight"]
-        latent_channels = shapes["conv_in.weight"][1]
+        text_dim, latent_channels = text[1], shapes["conv_in.weight"][1]
     except KeyError as error:
         raise EmoeError(f"{where}: its UNet lacks {error.args[0]}; the file is damaged, download it again") from error
+    except IndexError as error:
+        raise EmoeError(f"{where}: its UNet's tensors have other shapes than SD1.5's; use another file") from error
+    heads, groups = _heads(config, where), positive(config, "norm_num_groups", UNetConfig.groups, where)
+    for width in channels:
+        if width % heads or width % groups:
+            raise EmoeError(
+                f"{where}: a UNet {width} wide does not divide into {heads} heads and {groups} groups; the config.json "
+                "that belongs to it is missing or wrong"
+            )
     return UNetConfig(
         channels=channels,
-        heads=_heads(config, where),
-        groups=positive(config, "norm_num_groups", UNetConfig.groups, where),
-        text_dim=text[1],
+        heads=heads,
+        groups=groups,
+        text_dim=text_dim,
         latent_channels=latent_channels,
         sample_size=_sample_size(config, where),
     )
@@ -48,11 +58,15 @@ def unet_config(shapes: Shapes, config: Mapping[str, Any], where: str) -> UNetCo
 
 def _heads(config: Mapping[str, Any], where: str) -> int:
     """`attention_head_dim` is the NUMBER of heads: an old mistake that every SD1.5 config keeps."""
-    heads = config.get("num_attention_heads") or config.get("attention_head_dim") or UNetConfig.heads
-    per_level = set(heads) if isinstance(heads, list) else {heads}
-    if len(per_level) != 1:
-        raise EmoeError(f"{where}: its config.json sets other heads on every level ({heads}); SD1.x has one number")
-    return positive({"attention_head_dim": per_level.pop()}, "attention_head_dim", UNetConfig.heads, where)
+    key = "num_attention_heads" if config.get("num_attention_heads") else "attention_head_dim"
+    heads = config.get(key)
+    if isinstance(heads, list) and heads and all(other == heads[0] for other in heads):
+        heads = heads[0]
+    if isinstance(heads, list):
+        raise EmoeError(
+            f"{where}: its config.json sets {key} to {heads}, other heads on every level; SD1.x has one number"
+        )
+    return positive({key: heads}, key, UNetConfig.heads, where)
 
 
 def _sample_size(config: Mapping[str, Any], where: str) -> int:
@@ -61,12 +75,3 @@ def _sample_size(config: Mapping[str, Any], where: str) -> int:
     version = str(config.get("_diffusers_version", "1.0")).split(".")
     old = version[0] == "0" and version[1:2] and version[1].isdecimal() and int(version[1]) < 9
     return max(size, FULL_SIZE) if old else size
-
-
-def positive(config: Mapping[str, Any], key: str, default: int, where: str) -> int:
-    """A positive whole number from a config.json."""
-    value = config.get(key)
-    value = default if value is None else value
-    if not isinstance(value, int) or value < 1:
-        raise EmoeError(f"{where}: its config.json sets {key} to {value!r}; it must be a positive whole number")
-    return value

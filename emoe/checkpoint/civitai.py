@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import requests
 
 from emoe.checkpoint.download import USER_AGENT, download
+from emoe.checkpoint.memory import cache_folder, recall, remember
 from emoe.checkpoint.source import Civitai
 from emoe.errors import EmoeError
 
@@ -24,6 +25,7 @@ log = logging.getLogger("emoe")
 
 BASE_MODELS = ("SD 1.4", "SD 1.5")
 DISTILLED = ("SD 1.5 LCM", "SD 1.5 Hyper")
+HOSTS = ["https://civitai.com", "https://civitai.red"]
 FORMATS = {"SafeTensor": ".safetensors", "PickleTensor": ".ckpt"}  # in the order of preference
 ANSWERS = {
     400: "does not understand the request: check the address",
@@ -65,52 +67,60 @@ def fetch(source: Civitai) -> Path:
 
 @cache
 def look_up(source: Civitai) -> tuple[str, CivitaiFile]:
-    """The host that has the version, and its file; EmoeError if it is of a kind that does not mix."""
-    host, version = _metadata(source)
-    _check(version)
-    file = _choose(version, source.wanted)
+    """The host that has the version, and its file; EmoeError if it is of a kind that does not mix.
+
+    Where Civitai is out of reach, what it said last time, if the file is here. Asked once a process.
+    """
+    question = f"{os.environ.get('CIVITAI_ENDPOINT')} {source!r}"
+    try:
+        host, version = _metadata(source)
+    except requests.RequestException as error:
+        told = recall(question)
+        if told is None:
+            raise EmoeError(f"Civitai cannot be reached ({type(error).__name__}); try again later") from error
+        log.warning("no network: Civitai's %s as it was when last seen", source)
+        return told["host"], CivitaiFile(**told["file"])
+    try:
+        _check(version)
+        file = _choose(version, source.wanted)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise EmoeError(f"Civitai's answer about {source} is not understood ({error!r}); try again later") from error
     if file.sha256 is None:
         log.warning("Civitai knows no hash of %s yet, so only its size can be verified", file.name)
+    remember(question, {"host": host, "file": asdict(file)})
     return host, file
-
-
-def cache_folder() -> Path:
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "emoe"
-    return Path(os.environ.get("EMOE_CACHE") or default)
 
 
 def _metadata(source: Civitai) -> tuple[str, dict[str, Any]]:
     """The host that knows the version (mature models have one of their own), and what it says."""
     chosen = os.environ.get("CIVITAI_ENDPOINT")
-    hosts = [chosen.rstrip("/")] if chosen else ["https://civitai.com", "https://civitai.red"]
+    hosts = [chosen.rstrip("/")] if chosen else HOSTS
     for host in hosts:
         number = source.version
         if number is None:
-            model = _get(f"{host}/api/v1/models/{source.model}", last=host == hosts[-1])
-            versions = (model or {}).get("modelVersions") or [{}]
-            number = versions[0].get("id")
+            versions = _get(f"{host}/api/v1/models/{source.model}", last=host == hosts[-1]).get("modelVersions")
+            newest = versions[0] if isinstance(versions, list) and versions else {}
+            number = newest.get("id") if isinstance(newest, dict) else None
         found = number and _get(f"{host}/api/v1/model-versions/{number}", last=host == hosts[-1])
         if found:
             return host, found
-    raise EmoeError(f"Civitai {ANSWERS[404]}: {source.model}")
+    raise EmoeError(f"Civitai has no version of model {source.model}: check its number in the page's address")
 
 
-def _get(url: str, last: bool) -> dict[str, Any] | None:
-    """A JSON answer; None where this host does not know it and another may."""
+def _get(url: str, last: bool) -> dict[str, Any]:
+    """A JSON answer; {} where this host does not know it and another may."""
     token = os.environ.get("CIVITAI_TOKEN")
     headers = {"User-Agent": USER_AGENT} | ({"Authorization": f"Bearer {token}"} if token else {})
+    answer = requests.get(url, headers=headers, timeout=30)
+    if answer.status_code == 404 and not last:
+        return {}
+    if answer.status_code != 200:
+        told = ANSWERS.get(answer.status_code, f"answered {answer.status_code}; try again later")
+        raise EmoeError(f"Civitai {told} ({url})")
     try:
-        answer = requests.get(url, headers=headers, timeout=30)
-        if answer.status_code == 404 and not last:
-            return None
-        if answer.status_code != 200:
-            told = ANSWERS.get(answer.status_code, f"answered {answer.status_code}; try again later")
-            raise EmoeError(f"Civitai {told} ({url})")
         value = answer.json()
     except requests.JSONDecodeError as error:
         raise EmoeError(f"Civitai answered something else than JSON ({url}); try again later") from error
-    except requests.RequestException as error:
-        raise EmoeError(f"Civitai cannot be reached ({type(error).__name__}, {url}); try again later") from error
     return value if isinstance(value, dict) else {}
 
 
@@ -144,16 +154,19 @@ def _choose(version: dict[str, Any], wanted: tuple[tuple[str, str], ...]) -> Civ
         return meta["format"] == "SafeTensor", meta.get("size") == "pruned", meta.get("fp") == "fp16"
 
     best = max(fitting, key=preference)
-    sha256 = (best.get("hashes") or {}).get("SHA256")
-    if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", str(sha256)):
-        raise EmoeError(f"Civitai gives {best.get('name')} the SHA256 {sha256!r}, which is none; try again later")
+    told = (best.get("hashes") or {}).get("SHA256")
+    if told is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", str(told)):
+        raise ValueError(f"the SHA256 {told!r} is none")
+    size = round(float(best["sizeKB"]) * 1024)
+    if size <= 0:
+        raise ValueError(f"the size {size} is none")
     return CivitaiFile(
         version=int(version["id"]),
         id=int(best["id"]),
         name=str(best.get("name")),
         format=best["metadata"]["format"],
-        size=round(float(best["sizeKB"]) * 1024),
-        sha256=sha256.lower() if sha256 else None,
+        size=size,
+        sha256=told.lower() if told else None,
     )
 
 

@@ -8,28 +8,31 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from emoe.checkpoint import names
-from emoe.checkpoint.detect import Keys
+from emoe.checkpoint.detect import LORA, Keys
 from emoe.checkpoint.file import Entry
+from emoe.errors import EmoeError
 
 PARTS = ("unet", "vae", "text_encoder")
+
+LORA_REMNANTS = "LoRA remnants"
 
 # What checkpoints carry along and no forward needs. Schedules are recomputed, never read; positions likewise:
 # averaged by merging tools, they pointed at wrong words.
 JUNK = {
-    "EMA copy": r"model_ema\.",
-    "noise schedule": r"(betas|alphas_cumprod\w*|sqrt_\w+|log_one_minus_\w+|posterior_\w+|lvlb_weights|logvar"
-    r"|scale_factor|denoiser\.sigmas)$",
-    "position ids": r"(.+\.)?position_ids$",
-    "CLIP projection": r"(.+\.)?(logit_scale|text_projection(\.weight)?)$",
-    "training state": r"(embedding_manager|loss|optimizer\w*|callbacks|global_step|epoch)\b",
-    "markers": r"(v_pred|ztsnr|edm_\w+)$",
-    "LoRA remnants": r"lora_",
-    "ControlNet": r"control_model\.",
-    "safety checker": r"safety_checker\.",
+    label: re.compile(pattern)
+    for label, pattern in {
+        "EMA copy": r"model_ema\.",
+        "noise schedule": r"(betas|alphas_cumprod\w*|sqrt_\w+|log_one_minus_\w+|posterior_\w+|lvlb_weights|logvar"
+        r"|scale_factor|denoiser\.sigmas)$",
+        "position ids": r"(.+\.)?position_ids$",
+        "CLIP projection": r"(.+\.)?(logit_scale|text_projection(\.weight)?)$",
+        "training state": r"(embedding_manager|loss|optimizer\w*|callbacks|global_step|epoch)\b",
+        "markers": r"(v_pred|ztsnr|edm_\w+)$",
+        LORA_REMNANTS: rf".*({LORA.pattern})|lora_",
+        "ControlNet": r"control_model\.",
+        "safety checker": r"safety_checker\.",
+    }.items()
 }
-UNET_ROOTS = re.compile(r"(conv_in|conv_out|conv_norm_out|time_embedding|down_blocks|mid_block|up_blocks|time_embed"
-                        r"|input_blocks|middle_block|output_blocks|out)\.")  # fmt: skip
-VAE_ROOTS = re.compile(r"(encoder|decoder|quant_conv|post_quant_conv)\.")
 
 
 @dataclass
@@ -42,19 +45,27 @@ class Contents:
     unknown: list[str] = field(default_factory=list)  # names that belong to no part
 
 
-def sort(entries: Mapping[str, Entry]) -> Contents:
-    """Sort a file's names, whatever their spelling; one that no rule knows stays as it is, for strict loading."""
+def sort(entries: Mapping[str, Entry], where: str = "the file") -> Contents:
+    """Sort a file's names, whatever their spelling; one that no rule knows stays as it is, for strict loading.
+
+    EmoeError if two tensors claim the same place: nobody could say which one counts.
+    """
     keys = Keys(entries)
     vae = _vae_prefix(entries)
     contents = Contents({part: {} for part in PARTS}, "LDM" if keys.ldm else "diffusers")
     for name in entries:
-        junk = next((label for label, pattern in JUNK.items() if re.match(pattern, name)), None)
+        junk = next((label for label, pattern in JUNK.items() if pattern.match(name)), None)
         if junk:
             contents.dropped[junk] += 1
             continue
         place = _place(name, keys, vae)
         if place:
             part, ours = place
+            if ours in contents.parts[part]:
+                first = contents.parts[part][ours]
+                raise EmoeError(
+                    f"{where}: {first} and {name} are the same tensor twice; the file is broken, use another"
+                )
             contents.parts[part][ours] = name
         else:
             contents.unknown.append(name)
@@ -70,9 +81,9 @@ def _place(name: str, keys: Keys, vae: str | None) -> tuple[str, str] | None:
     text = names.text_from_any(name)
     if text:
         return "text_encoder", text
-    if keys.prefix == "" and UNET_ROOTS.match(name):
+    if keys.prefix == "" and names.UNET_ROOTS.match(name):
         return "unet", _unet_name(name, keys)
-    if vae == "" and VAE_ROOTS.match(name):
+    if vae == "" and names.VAE_ROOTS.match(name):
         return "vae", _vae_name(name)
     return None
 

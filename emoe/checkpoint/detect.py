@@ -9,12 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from emoe.checkpoint.file import Entry
+from emoe.checkpoint.names import UNET_ROOTS, VAE_ROOTS, text_from_any
 
+LORA = re.compile(
+    r"lora_(unet|te)\d?_|lycoris_|\.lora_(up|down|A|B)\.|[._]lora\.(up|down)\.|\.hada_[wt]\d|\.lokr_[wt]\d|\.oft_blocks"
+)
 UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "unet.", "")
 
 
@@ -48,6 +52,8 @@ class Keys:
         """The UNet's entries, prefix cut off."""
         if self.prefix is None:
             return {}
+        if self.prefix == "":
+            return {n: e for n, e in self.entries.items() if UNET_ROOTS.match(n)}
         return {n[len(self.prefix) :]: e for n, e in self.entries.items() if n.startswith(self.prefix)}
 
     @cached_property
@@ -75,6 +81,10 @@ class Keys:
     def holds(self, *words: str) -> bool:
         return any(word in name for name in self.entries for word in words)
 
+    def only(self, place: Callable[[str], Any]) -> bool:
+        """Whether every tensor has this place, but for training leftovers."""
+        return bool(self.entries) and all(place(n) or re.match(r"(loss|model_ema)\b", n) for n in self.entries)
+
     def unet_starts(self, *heads: str) -> bool:
         """Below any of the places where a diffusion model is kept."""
         heads = tuple(p + head for p in UNET_PREFIXES for head in heads)
@@ -88,11 +98,6 @@ class Keys:
         return 0 < len(shapes) < 10 and all(len(shape) in (1, 2) for shape in shapes) and widths <= {768, 1024, 1280}
 
 
-LORA_TAILS = (
-    *(".lora_up.weight", ".lora_down.weight", ".lora_A.weight", ".lora_B.weight", ".lora.up.weight"),
-    *(".lora.down.weight", "_lora.up.weight", "_lora.down.weight"),
-    *(".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".oft_blocks"),
-)
 HYPERNETWORK = ("320.", "640.", "768.", "1280.")
 DIT = ("double_blocks.0.", "joint_blocks.0.", "x_embedder.", "patchify_proj.", "layers.0.adaLN")
 CHECKPOINT = "use an SD1.x text-to-image checkpoint"
@@ -101,7 +106,7 @@ CHECKPOINT = "use an SD1.x text-to-image checkpoint"
 KINDS: tuple[tuple[str, Callable[[Keys], bool], str | None], ...] = (
     (
         "a LoRA",
-        lambda k: not k.text_widths and (k.ends(*LORA_TAILS) or k.starts("lora_unet_", "lora_te_", "lycoris_")),
+        lambda k: not k.text_widths and any(LORA.search(name) for name in k.entries),
         "merge it into a checkpoint and use the merged file",
     ),
     (
@@ -185,6 +190,16 @@ KINDS: tuple[tuple[str, Callable[[Keys], bool], str | None], ...] = (
     ),
     (SEGMOE, lambda k: bool(k.text_widths) and k.holds(".experts.0."), None),
     (
+        "a UNet without cross-attention",
+        lambda k: bool(k.unet) and not k.text_widths,
+        f"it takes no text; {CHECKPOINT}",
+    ),
+    (
+        "a UNet with cross-attentions of several widths",
+        lambda k: len(k.text_widths) > 1,
+        f"SD1.x has one text encoder; {CHECKPOINT}",
+    ),
+    (
         "a distilled checkpoint (BK-SDM, small-sd, tiny-sd, SDXS or the like)",
         lambda k: bool(k.unet) and k.blocks != 16,
         "it has not SD1.5's 16 transformer blocks; use the model it was distilled from",
@@ -192,12 +207,12 @@ KINDS: tuple[tuple[str, Callable[[Keys], bool], str | None], ...] = (
     ("an SD1.x checkpoint", lambda k: bool(k.unet), None),
     (
         "a VAE alone",
-        lambda k: k.ends("decoder.conv_in.weight"),
+        lambda k: k.only(lambda name: VAE_ROOTS.match(re.sub(r"^(first_stage_model|vae)\.", "", name))),
         "it has no UNet; name it under `vae`, and a checkpoint here",
     ),
     (
         "a text encoder alone",
-        lambda k: k.ends("embeddings.token_embedding.weight"),
+        lambda k: k.only(lambda name: text_from_any(name) or name.endswith("text_projection.weight")),
         "it has no UNet; name it under `text_encoder`, and a checkpoint here",
     ),
 )

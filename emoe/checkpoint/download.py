@@ -31,7 +31,7 @@ def download(
     token: str | None = None,
     answers: Mapping[int, str] | None = None,
 ) -> Path:
-    """Fetch `url` to `target`; a target that is there already is taken as it is.
+    """Fetch `url` to `target`; a target of the right size that is there already is taken as it is.
 
     size: bytes.  sha256: lower-case hex, None where it is not known.  answers: status -> what it means.
     The token goes to the first host alone: `requests` drops it when it is sent on to another. Two processes that
@@ -40,11 +40,11 @@ def download(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
-            if not target.exists():
+            if not target.exists() or target.stat().st_size != size:
                 part = target.with_name(target.name + ".part")
                 _room(part, size)
                 _fetch(url, part, size, token, answers or {})
-                _verify(part, sha256)
+                _verify(part, size, sha256)
                 os.replace(part, target)
     except OSError as error:
         raise EmoeError(f"cannot store {target}: {error.strerror or error}") from error
@@ -121,7 +121,9 @@ def _wrong(part: Path, what: str) -> EmoeError:
     return EmoeError(f"{what}; nothing was kept, try again or choose another file")
 
 
-def _verify(part: Path, sha256: str | None) -> None:
+def _verify(part: Path, size: int, sha256: str | None) -> None:
+    if part.stat().st_size != size:
+        raise _wrong(part, f"{part.stat().st_size} bytes arrived, {size} were announced")
     found = file_sha256(part) if sha256 else None
     if found != sha256:
         raise _wrong(part, f"what arrived is not what was announced (its SHA256 is {found}, not {sha256})")

@@ -7,7 +7,7 @@ names on an allow-list, and never otherwise.
 from __future__ import annotations
 
 import _codecs
-import logging
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +20,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from emoe.errors import EmoeError
-
-log = logging.getLogger("emoe")
 
 SAFETENSORS, ZIP_PICKLE, LEGACY_PICKLE = "safetensors", "pickle (zip)", "pickle (legacy)"
 
@@ -81,8 +79,7 @@ class WeightsFile:
             self.entries, self.metadata = self._safetensors_header()
         else:
             self.metadata = {}
-            self.entries = {n: Entry(tuple(t.shape), t.dtype) for n, t in self._unpickled().items()}
-            self.release()
+            self.entries = {name: Entry(tuple(t.shape), t.dtype) for name, t in self._unpickled().items()}
 
     def read(self, name: str) -> Tensor:
         """One tensor, as stored, on the CPU. May be a view of the file: copy what is to outlive it."""
@@ -118,29 +115,31 @@ class WeightsFile:
                     mapped = self.container == ZIP_PICKLE and self.path.suffix != ".safetensors"
                     source = self.path if mapped else file
                     tree = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
-            except UnpicklingError as error:
-                raise EmoeError(self._refused_pickle()) from error
-            except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise EmoeError(f"{self.path} is a damaged or cut-off pickle ({reason}); download it again") from error
+            except Exception as error:  # whatever a damaged or hostile file makes of torch's unpickler
+                raise EmoeError(f"{self.path} {_why_not(error)}") from error
             self._tensors = dict(flatten(unwrap(tree)))
+            for name, tensor in self._tensors.items():
+                if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_meta:
+                    raise EmoeError(f"{self.path} holds {name}, which is no ordinary tensor; use the safetensors file")
         return self._tensors
 
-    def _refused_pickle(self) -> str:
-        wanted = ""
-        if self.container == ZIP_PICKLE:  # torch cannot list the names in a legacy file
-            with torch.serialization.safe_globals(_allowed()):
-                names = torch.serialization.get_unsafe_globals_in_checkpoint(str(self.path))
-            wanted = f" ({', '.join(sorted(names)[:5])})" if names else ""
+
+def _why_not(error: Exception) -> str:
+    """What an unpickling error means. torch's own text advises to switch its protection off."""
+    if isinstance(error, UnpicklingError) and (asked := re.search(r"GLOBAL ([\w.]+)", str(error))):
         return (
-            f"{self.path} is a pickle that asks for more than tensors{wanted}, which could run code; nothing of it "
-            "was run. Use the model's safetensors file, or convert it with a tool you trust"
+            f"is a pickle that asks for more than tensors ({asked[1]}), which could run code; nothing of it was run. "
+            "Use the model's safetensors file, or convert it with a tool you trust"
         )
+    reason = f"{type(error).__name__}: {str(error).splitlines()[0][:80]}" if str(error) else type(error).__name__
+    return f"is a damaged or cut-off pickle ({reason}); download it again"
 
 
 def sniff(path: Path) -> str:
     """The container of a weights file by its first bytes; EmoeError says what it is if it is none."""
     try:
+        if path.exists() and not path.is_file():
+            raise EmoeError(f"{path} is not a file that can be read")
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(512)
@@ -162,8 +161,8 @@ def _sniff_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise EmoeError(f"{path} is a damaged or cut-off pickle ({error}); download it again") from error
+    except Exception as error:  # whatever a damaged file makes of zipfile
+        raise EmoeError(f"{path} {_why_not(error)}") from error
     if any(name.endswith("/constants.pkl") for name in names):
         raise EmoeError(f"{path} is a TorchScript program, not a checkpoint; use the model's safetensors file")
     if any(name.endswith("/data.pkl") for name in names):
@@ -182,9 +181,11 @@ def _what_else(head: bytes) -> str:
         return "is a GGUF file, quantised for other programs; use the model's safetensors file"
     if text.startswith((b"<!do", b"<htm", b"<?xml")):
         return "is a web page, not a model: the download met a login or an error page; download it again, logged in"
-    if text.startswith(b"{"):
+    if text.startswith((b'{"er', b'{"de', b'{"me')):
         message = head.decode(errors="replace").strip()[:80]
         return f"is a JSON message, not a model ({message}): the download was refused; download it again"
+    if text.startswith(b"{"):
+        return "is a JSON file, not a model; name the weights beside it, or their folder"
     if text.startswith(b"version https://git-lfs"):
         return "is a git-lfs pointer, not the model itself: run `git lfs pull` in its repository"
     return "is no weights file: neither safetensors nor a torch pickle"
@@ -195,17 +196,23 @@ def unwrap(tree: object) -> dict:
     seen: set[int] = set()
     while isinstance(tree, dict) and id(tree) not in seen:
         seen.add(id(tree))
-        if isinstance(tree.get("state_dict"), dict):
-            tree = tree["state_dict"]
-        elif len(tree) == 1 and isinstance(next(iter(tree.values())), dict):
-            tree = next(iter(tree.values()))
+        inner = next((tree[key] for key in ("state_dict", "model") if isinstance(tree.get(key), dict)), None)
+        if inner is None and len(tree) == 1 and isinstance(next(iter(tree.values())), dict):
+            inner = next(iter(tree.values()))
+        tree = tree if inner is None else inner
     return tree if isinstance(tree, dict) else {}
 
 
-def flatten(tree: object, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+def flatten(tree: dict) -> Iterator[tuple[str, Tensor]]:
     """Tensors in nested dicts and lists (embeddings, IP-Adapters, hypernetworks), by dotted name."""
-    if isinstance(tree, Tensor):
-        yield prefix, tree.detach()
-    elif isinstance(tree, dict | list | tuple) and depth < 6:
-        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
-            yield from flatten(value, f"{prefix}.{key}" if prefix else str(key), depth + 1)
+    seen: set[int] = set()  # some files hold themselves
+
+    def walk(node: object, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
+        if isinstance(node, Tensor):
+            yield prefix.removeprefix("module."), node.detach()  # the prefix of models trained on several GPUs
+        elif isinstance(node, dict | list | tuple) and depth < 6 and id(node) not in seen:
+            seen.add(id(node))
+            for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+                yield from walk(value, f"{prefix}.{key}" if prefix else str(key), depth + 1)
+
+    return walk(tree, "", 0)

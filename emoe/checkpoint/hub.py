@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from functools import cache, cached_property
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub import errors
+from huggingface_hub import constants, errors
 
 from emoe.checkpoint.layout import Folder
+from emoe.checkpoint.memory import recall, remember
 from emoe.errors import EmoeError
 
-# The Hub's own errors, its HTTP client's (the library has changed clients before), and the disk's.
-FAILURES = (errors.HfHubHTTPError, *errors.HfHubHTTPError.__bases__, errors.EntryNotFoundError, OSError)
+log = logging.getLogger("emoe")
+
+# The Hub's errors; those of its HTTP client, whose class the library has changed before (today httpx2.HTTPError: no
+# connection, time-out, protocol); and the disk's.
+FAILURES = (errors.HfHubHTTPError, errors.HfHubHTTPError.__bases__[0], errors.EntryNotFoundError, OSError)
 
 
 class HubFolder(Folder):
@@ -55,46 +60,70 @@ def _join(*names: str) -> str:
 
 @cache
 def repository(repo: str, revision: str | None = None) -> Folder:
-    """A Hub repository; where the network is out of reach, what of it lies in the Hub's cache."""
+    """A Hub repository; where the network is out of reach, as it was when it was last seen.
+
+    Asked once a process: a revision that moves meanwhile, or a new token, takes a new one.
+    """
+    question = f"{constants.ENDPOINT} {repo}@{revision or 'main'}"
     try:
         info = huggingface_hub.HfApi().model_info(repo, revision=revision)
-        return HubFolder(repo, revision, info.sha, [sibling.rfilename for sibling in info.siblings or []])
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
         raise EmoeError(_explain(repo, revision, error)) from error
     except FAILURES as error:
-        try:
-            # no patterns: whatever part of it is there
-            cached = huggingface_hub.snapshot_download(
-                repo, revision=revision, local_files_only=True, allow_patterns=[]
-            )
-        except errors.LocalEntryNotFoundError:
+        if _refused(error):
             raise EmoeError(_explain(repo, revision, error)) from error
-        return Folder(Path(cached))
+        return _last_seen(repo, revision, recall(question), error)
+    listing = [sibling.rfilename for sibling in info.siblings or []]
+    remember(question, {"commit": info.sha, "files": listing})
+    return HubFolder(repo, revision, info.sha, listing)
+
+
+def _last_seen(repo: str, revision: str | None, told: dict | None, error: Exception) -> Folder:
+    """What the repository held when it was last seen, by us or by another program."""
+    if told:
+        log.warning("no network: %s as it was when last seen", repo)
+        return HubFolder(repo, revision, told["commit"], told["files"])
+    try:  # no patterns: whatever another program has left of it
+        cached = huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=[])
+    except errors.LocalEntryNotFoundError:
+        raise EmoeError(_explain(repo, revision, error)) from error
+    log.warning("no network: %s as another program has left it in %s", repo, cached)
+    return Folder(Path(cached))
+
+
+def _refused(error: Exception) -> bool:
+    """The server answered, and will not answer otherwise."""
+    return 400 <= (_status(error) or 0) < 500
+
+
+def _status(error: Exception) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def _explain(repo: str, revision: str | None, error: Exception) -> str:
     """One line, where the library writes several."""
     where = f"the Hub repository {repo}" + (f" at revision {revision!r}" if revision else "")
-    login = "run `hf auth login` or set HF_TOKEN"
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    login, nor = "run `hf auth login` or set HF_TOKEN", f"there is no file or folder {repo} here, and "
+    status = _status(error)
     if isinstance(error, errors.GatedRepoError):
         return f"{where} is gated: accept its terms on its page, then {login}"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{where} does not exist; look the revision up on the repository's page"
     if isinstance(error, errors.RepositoryNotFoundError) or status == 401:  # a missing one answers 401 as well
-        return (
-            f"there is no file or folder {repo} here, and {where} does not exist or is private ({status}): check the "
-            f"name; if it is private, {login}"
-        )
+        return f"{nor}{where} does not exist or is private ({status}): check the name; if it is private, {login}"
     if isinstance(error, errors.HFValidationError):
         return f"{repo!r} is not the name of a Hub repository; write owner/name"
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return f"{where} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it; unset it for the first run"
+        return f"{nor}{where} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it; unset it for the first run"
     if status == 403:
-        return f"{where} refused the download ({status}): {login}, with a token that may read it"
-    if isinstance(error, errors.EntryNotFoundError):
+        return f"{where} refused the download (403): {login}, with a token that may read it"
+    if isinstance(error, errors.EntryNotFoundError) and status:
         return f"{where} lacks a file that its own listing names; try again, or name another revision"
+    if isinstance(error, errors.EntryNotFoundError):
+        return f"{where} is not whole in the cache, and the network is out of reach; try again later"
+    if status == 404:
+        return f"{nor}{where} is not known (404): check the name, and HF_ENDPOINT if it is set"
     if not status and isinstance(error, OSError) and error.errno:
         return f"cannot store {where} in the Hub's cache: {os.strerror(error.errno)}"
     reason = f"answered {status}" if status else f"cannot be reached ({type(error).__name__})"
-    return f"{where} {reason}; try again later, or download it and name its path"
+    return f"{nor}{where} {reason}; try again later, or download it and name its path"

@@ -5,11 +5,12 @@ The choice is made part by part: repositories mix formats, variants and years.
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from emoe.checkpoint.settings import LIMIT, read_json
 from emoe.errors import EmoeError
 
 # Part -> the stems its weights go by, with the extensions they go with.
@@ -20,7 +21,6 @@ STEMS = {
 }
 VARIANTS = ("", "fp32", "fp16", "bf16", "ema", "non_ema")  # any safetensors comes before any pickle
 CHECKPOINTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
-JSON_LIMIT = 16 * 2**20  # bytes; a config or an index is far smaller
 
 
 class Folder:
@@ -33,7 +33,7 @@ class Folder:
         return str(self.root)
 
     def has(self, name: str) -> bool:
-        return (self.root / name).exists()
+        return os.path.exists(self.root / name)  # False for names that no file can have
 
     def names(self) -> list[str]:
         """The files directly in the folder."""
@@ -72,7 +72,10 @@ def _spellings(stem: str, variant: str, extension: str) -> Iterator[str]:
 
 
 def _shards(folder: Folder, index: str) -> list[str]:
-    """The shards that an index names: bare names in the same folder, as a stranger's index may name anything."""
+    """The shards that an index names: bare names in its own folder, as a stranger's index may name anything.
+
+    They may be links, as all files in the Hub's cache are.
+    """
     table = read_json(folder.path(index)).get("weight_map")
     if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
         raise EmoeError(f"{folder}/{index} has no weight_map; download it again")
@@ -93,7 +96,8 @@ def is_part(name: str) -> bool:
 def only_checkpoint(folder: Folder) -> list[str]:
     """The files of the one checkpoint at the root of a folder; EmoeError lists them if there are several."""
     for part in STEMS:
-        if names := weights(folder, part):
+        names = weights(folder, part)
+        if len(names) > 1 or (names and folder.has("config.json")):  # a part's own folder
             return names
     found = [name for name in folder.names() if name.endswith(CHECKPOINTS) and not name.startswith("._")]
     if len(found) == 1:
@@ -116,20 +120,9 @@ def sidecar_says_v(folder: Folder, name: str) -> bool:
     sidecar = f"{name.rpartition('.')[0]}.yaml"
     if not folder.has(sidecar):
         return False
-    text = folder.path(sidecar).read_text(errors="replace")[:JSON_LIMIT]
-    return bool(re.search(r"^\s*parameterization:\s*[\"']?v[\"']?\s*$", text, re.MULTILINE))
-
-
-def read_json(path: Path) -> dict:
-    """A JSON object from a file; EmoeError if it is none."""
     try:
-        if path.stat().st_size > JSON_LIMIT:
-            raise EmoeError(f"{path} is too long for what it is; download it again")
-        value = json.loads(path.read_bytes())
+        with folder.path(sidecar).open(errors="replace") as file:
+            text = file.read(LIMIT)
     except OSError as error:
-        raise EmoeError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise EmoeError(f"{path} is not JSON ({error}); download it again") from error
-    if not isinstance(value, dict):
-        raise EmoeError(f"{path} is not a JSON object; download it again")
-    return value
+        raise EmoeError(f"cannot read {folder}/{sidecar}: {error.strerror}") from error
+    return bool(re.search(r"^\s*parameterization:\s*[\"']?v[\"']?\s*(#.*)?$", text, re.MULTILINE))

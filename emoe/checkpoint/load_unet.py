@@ -14,13 +14,15 @@ from typing import Any
 import torch
 
 from emoe.checkpoint.architecture import unet_config
-from emoe.checkpoint.checkpoint import Checkpoint, Part
 from emoe.checkpoint.detect import SEGMOE
+from emoe.checkpoint.parts import Checkpoint, Part
 from emoe.errors import EmoeError
 from emoe.moe import mix, origin
 from emoe.unet import UNet
 
 log = logging.getLogger("emoe")
+
+MOST_EXPERTS = 64
 
 
 def load_unet(checkpoint: Checkpoint, **to: Any) -> UNet:
@@ -28,8 +30,9 @@ def load_unet(checkpoint: Checkpoint, **to: Any) -> UNet:
 
     to: device and dtype.
     """
-    unet = build(checkpoint.part("unet"))
-    _check(checkpoint.part("unet"), shapes_of(unet), "SD1.5's")
+    part = checkpoint.parts["unet"]
+    unet = build(part)
+    check(part, unet)
     return _fill(unet, {name: (checkpoint, name) for name in unet.state_dict()}, **to)
 
 
@@ -39,14 +42,14 @@ def load_mixture(base: Checkpoint, experts: Sequence[Checkpoint], layers: str, *
     Of experts that are not the base only the mixed tensors are read; an expert that is (the same object), and any
     checkpoint that comes twice, is read once. to: device and dtype.
     """
-    unet = build(base.part("unet"))
+    unet = build(base.parts["unet"])
     for checkpoint in _distinct(base, *experts):
         if checkpoint.kind.name == SEGMOE:
             raise EmoeError(f"{checkpoint.source} is a SegMoE mixture already; name it under `segmoe`, alone")
-        _check(checkpoint.part("unet"), shapes_of(unet), "the base's" if checkpoint is not base else "SD1.5's")
-        if checkpoint.prediction != base.prediction:
+        check(checkpoint.parts["unet"], unet, "SD1.5's" if checkpoint is base else "the base's")
+        if checkpoint.prediction != base.prediction:  # another training target, so another meaning of the features
             log.warning(
-                "%s predicts %s, the base %s; mixing them makes little sense",
+                "%s predicts %s, the base %s; where they disagree may say more of that than of the prompt",
                 *(checkpoint.source, checkpoint.prediction, base.prediction),
             )
     mix(unet, len(experts), layers)
@@ -59,24 +62,33 @@ def load_mixture(base: Checkpoint, experts: Sequence[Checkpoint], layers: str, *
 
 def build(part: Part) -> UNet:
     """An empty UNet of the part's shape, with mixtures where its names have them."""
+    found = [m for name in part.places if (m := re.search(r"\.(to_q|ff)\.experts\.(\d{1,4})\.", name))]
+    experts = 1 + max((int(m[2]) for m in found), default=0)
+    if experts > MOST_EXPERTS:
+        raise EmoeError(f"{part.where}: its names count {experts} experts; the file is broken, use another")
     with torch.device("meta"):
         unet = UNet(unet_config(part.shapes, part.config, part.where))
-        mixed = {m[1]: int(m[2]) for name in part.places if (m := re.search(r"\.(to_q|ff)\.experts\.(\d+)\.", name))}
-        if mixed:
-            layers = "all" if len(mixed) == 2 else "ff" if "ff" in mixed else "attn"
-            experts = 1 + max(int(m[1]) for name in part.places if (m := re.search(r"\.experts\.(\d+)\.", name)))
+        if found:
+            leaves = {m[1] for m in found}
+            layers = "all" if len(leaves) == 2 else "ff" if "ff" in leaves else "attn"
             mix(unet, experts, layers, gated=any(name.endswith(".gate.weight") for name in part.places))
     return unet
 
 
+def check(part: Part, unet: UNet, whose: str = "SD1.5's") -> None:
+    """EmoeError unless the part has exactly the tensors of `unet`, and heads and groups that its config.json says."""
+    for problem in part.problems(shapes_of(unet)):
+        raise EmoeError(f"{part.where}: its UNet is not like {whose}: it {problem}; use another file")
+    if part.config:  # heads and groups do not show in shapes
+        config = unet_config(part.shapes, part.config, part.where)
+        for name in ("heads", "groups"):
+            theirs, ours = getattr(config, name), getattr(unet.config, name)
+            if theirs != ours:
+                raise EmoeError(f"{part.where}: its UNet has {theirs} {name}, {whose} has {ours}; they do not mix")
+
+
 def shapes_of(unet: UNet) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in unet.state_dict().items()}
-
-
-def _check(part: Part, expected: Mapping[str, tuple[int, ...]], whose: str) -> None:
-    """EmoeError unless the part has exactly the expected tensors."""
-    for problem in part.problems(expected):
-        raise EmoeError(f"{part.where}: its UNet is not like {whose}: it {problem}; use another file")
 
 
 def _fill(unet: UNet, sources: Mapping[str, tuple[Checkpoint, str]], **to: Any) -> UNet:
@@ -88,7 +100,7 @@ def _fill(unet: UNet, sources: Mapping[str, tuple[Checkpoint, str]], **to: Any) 
             if owner is checkpoint:
                 wanted[original].append(name)
         for original, names in wanted.items():
-            tensor = checkpoint.part("unet").read(original, shapes[names[0]], **to)
+            tensor = checkpoint.parts["unet"].read(original, shapes[names[0]], **to)
             state |= dict.fromkeys(names, tensor)
         checkpoint.release()
     unet.load_state_dict(state, strict=True, assign=True)

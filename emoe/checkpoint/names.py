@@ -1,4 +1,4 @@
-"""Their tensor names -> ours, and back. Pure functions on strings, by rule.
+"""Their tensor names -> ours. Pure functions on strings, by rule.
 
 Ours are diffusers' names of today. Theirs are the original LDM names, older diffusers names for the VAE's
 attention, and four spellings of the text encoder. Prefixes (`model.diffusion_model.`, ...) are cut off before.
@@ -98,11 +98,15 @@ def _old_vae_names() -> Iterator[tuple[str, str]]:
 
 UNET = dict(_open(_unet_modules(), UNET_RESNET, ()))
 VAE = dict(_open(_vae_modules(), VAE_RESNET, VAE_ATTENTION))
-UNET_TO_LDM = {ours: theirs for theirs, ours in UNET.items()}
-VAE_TO_LDM = {ours: theirs for theirs, ours in VAE.items()}
 OLD_VAE = dict(_old_vae_names())
 
+UNET_ROOTS = re.compile(
+    r"(conv_in|conv_out|conv_norm_out|time_embedding|down_blocks|mid_block|up_blocks|time_embed|input_blocks"
+    r"|middle_block|output_blocks|out)\."
+)
+VAE_ROOTS = re.compile(r"(encoder|decoder|quant_conv|post_quant_conv)\.")
 TEXT_PREFIX = re.compile(r"(cond_stage_model\.)?(clip_l\.)?(transformer\.)?(text_encoder\.|te\.)?(text_model\.)?")
+TEXT_NAME = re.compile(r"(embeddings|encoder\.layers\.\d{1,4}|final_layer_norm)\.")
 
 
 def unet_from_ldm(name: str) -> str | None:
@@ -111,17 +115,9 @@ def unet_from_ldm(name: str) -> str | None:
     return _rename(re.sub(r"^output_blocks\.2\.2\.conv", "output_blocks.2.1.conv", name), UNET)
 
 
-def unet_to_ldm(name: str) -> str | None:
-    return _rename(name, UNET_TO_LDM)
-
-
 def vae_from_ldm(name: str) -> str | None:
     """ "decoder.up.3.block.0.norm1.bias" -> "decoder.up_blocks.0.resnets.0.norm1.bias"; None if no rule fits."""
     return _rename(name, VAE | OLD_VAE)
-
-
-def vae_to_ldm(name: str) -> str | None:
-    return _rename(name, VAE_TO_LDM)
 
 
 def vae_from_diffusers(name: str) -> str:
@@ -132,7 +128,7 @@ def vae_from_diffusers(name: str) -> str:
 def text_from_any(name: str) -> str | None:
     """Any spelling of a text encoder's tensor -> without its prefixes; None if it is none."""
     ours = name[TEXT_PREFIX.match(name).end() :]
-    return ours if ours.startswith(("embeddings.", "encoder.layers.", "final_layer_norm.")) else None
+    return ours if TEXT_NAME.match(ours) else None
 
 
 def _rename(name: str, modules: dict[str, str]) -> str | None:

@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from emoe.checkpoint.checkpoint import examine
 from emoe.checkpoint.contents import PARTS
+from emoe.checkpoint.detect import SEGMOE
 from emoe.checkpoint.download import file_sha256
-from emoe.checkpoint.load_unet import build, shapes_of
+from emoe.checkpoint.load_unet import build, load_unet
+from emoe.checkpoint.open import examine
+from emoe.checkpoint.parts import Checkpoint, Part
+from emoe.checkpoint.source import plain
 from emoe.errors import EmoeError
+from emoe.moe import layers_of, mixtures
 
 
 def report(source: str) -> dict[str, Any]:
-    """A JSON-ready account of a source, also of one that cannot be used; "refused" then says why."""
-    found = examine(source)
-    refused = found.kind.remedy
-    parts: dict[str, Any] = {}
-    for name in PARTS:
-        part = found.parts.get(name)
-        parts[name] = part and {
-            "tensors": len(part.places),
-            "parameters": sum(part.dtypes.values()),
-            "dtypes": list(part.dtypes),
-            "problems": [],
-        }
-    if "unet" in found.parts and not refused:
-        try:
-            problems = found.parts["unet"].problems(shapes_of(build(found.parts["unet"])))
-        except EmoeError as error:  # no UNet can be made of its config.json
-            problems = [str(error)]
-        parts["unet"]["problems"] = problems
-        if problems:
-            refused = f"its UNet is not like SD1.5's: it {problems[0]}; use another file"
+    """A JSON-ready account of a source, also of one that cannot be used: "refused" then says why.
+
+    Every tensor of the UNet and the text encoder is read, as loading would.
+    """
+    try:
+        found = examine(source)
+    except EmoeError as error:
+        return {"source": plain(source), "kind": None, "refused": str(error)}
+    parts = {name: _part(part) if (part := found.parts.get(name)) else None for name in PARTS}
+    refused = found.kind.remedy and f"{found.source} is {found.kind.name}: {found.kind.remedy}"
+    if not refused:
+        parts["unet"]["problem"] = refused = _problem(lambda: load_unet(found))
+    if "text_encoder" in found.parts:
+        parts["text_encoder"]["problem"] = _problem(lambda: _try_text(found))
     return {
-        "source": source,
+        "source": found.source,
         "kind": found.kind.name,
         "refused": refused,
-        "unet_naming": found.naming if "unet" in found.parts else None,
-        "prediction": found.prediction,
+        "unet_names": found.naming if "unet" in found.parts else None,
+        "prediction": found.prediction if "unet" in found.parts else None,
         "parts": parts,
-        "dropped": dict(found.dropped),
+        "mixture": _mixture(found) if found.kind.name == SEGMOE and not refused else None,
+        "left_out": dict(found.dropped),
         "unknown": found.unknown,
         "files": [
             {
@@ -50,4 +50,39 @@ def report(source: str) -> dict[str, Any]:
             }
             for file in found.files
         ],
+    }
+
+
+def _part(part: Part) -> dict[str, Any]:
+    dtypes = part.dtypes
+    return {"tensors": len(part.places), "parameters": sum(dtypes.values()), "dtypes": list(dtypes), "problem": None}
+
+
+def _problem(attempt: Callable[[], object]) -> str | None:
+    try:
+        attempt()
+    except EmoeError as error:
+        return str(error)
+    return None
+
+
+def _try_text(found: Checkpoint) -> None:
+    from emoe.checkpoint.load_text import load_text  # transformers takes seconds to import
+
+    tokenizer = found.folder.folder("tokenizer") if found.folder and found.folder.has("tokenizer") else None
+    load_text(found.parts["text_encoder"], tokenizer)
+
+
+def _mixture(found: Checkpoint) -> dict[str, Any]:
+    """What a SegMoE folder says of itself, and what its tensors say."""
+    unet = build(found.parts["unet"])
+    first = next(iter(mixtures(unet).values()))
+    told = found.parts["unet"].config.get("segmoe_config")
+    told = told if isinstance(told, dict) else {}
+    return {
+        "experts": len(first.experts),
+        "layers": layers_of(unet),
+        "gates": first.gate is not None,
+        "top": told.get("num_experts_per_tok"),
+        "descriptors": told.get("experts"),
     }

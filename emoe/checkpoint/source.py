@@ -49,6 +49,9 @@ class Civitai:
     model: int | None = None
     wanted: tuple[tuple[str, str], ...] = ()  # (("fp", "fp16"), ...), from a download link
 
+    def __str__(self) -> str:
+        return f"version {self.version}" if self.version else f"model {self.model}"
+
 
 Source = Local | Hub | Civitai
 
@@ -76,8 +79,19 @@ def parse(text: str, folder: Path = Path(), revision: str | None = None) -> Sour
     )
 
 
+def plain(text: str) -> str:
+    """A source string as it may be shown: an address without its query and login, which may hold secrets."""
+    if not re.match(r"\w+://", text):
+        return text
+    scheme, _, rest = text.partition("://")
+    host, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
 def _civitai_id(text: str) -> Civitai:
-    match = re.fullmatch(r"civitai:(?P<version>\d+)|urn:air:sd1:checkpoint:civitai:(?P<model>\d+)@(?P<of>\d+)", text)
+    match = re.fullmatch(
+        r"civitai:(?P<version>\d{1,18})|urn:air:sd1:checkpoint:civitai:(?P<model>\d{1,18})@(?P<of>\d{1,18})", text
+    )
     if not match:
         raise EmoeError(
             f"source {text!r} is no Civitai version; write civitai: and the version's number (modelVersionId in the "
@@ -87,16 +101,19 @@ def _civitai_id(text: str) -> Civitai:
 
 
 def _address(text: str, revision: str | None) -> Source:
-    url = urlsplit(text)
+    try:
+        url = urlsplit(text)
+    except ValueError as error:
+        raise EmoeError(f"source {plain(text)} is no address ({error})") from error
     host = (url.hostname or "").removeprefix("www.")
     query = dict(parse_qsl(url.query))
     if host in CIVITAI_HOSTS:
-        if match := re.match(r"/api/download/models/(\d+)", url.path):
+        if match := re.match(r"/api/download/models/(\d{1,18})$", url.path):
             query.pop("token", None)  # secrets come from CIVITAI_TOKEN alone
             return Civitai(int(match[1]), wanted=tuple(sorted(query.items())))
-        if match := re.match(r"/models/(\d+)", url.path):
-            version = query.get("modelVersionId", "")
-            return Civitai(int(version) if version.isdecimal() else None, int(match[1]))
+        if match := re.match(r"/models/(\d{1,18})(/|$)", url.path):
+            version = re.fullmatch(r"\d{1,18}", query.get("modelVersionId", ""))
+            return Civitai(int(version[0]) if version else None, int(match[1]))
     if host in ("huggingface.co", "hf.co"):
         match = re.fullmatch(
             r"/(?P<repo>[^/]+/[^/]+)(/(?:resolve|blob|tree)/(?P<revision>[^/]+)(/(?P<inner>.+?))?)?/?",
@@ -104,5 +121,4 @@ def _address(text: str, revision: str | None) -> Source:
         )
         if match:
             return Hub(match["repo"], match["revision"] or revision, match["inner"])
-    plain = text.partition("?")[0]
-    raise EmoeError(f"source {plain} is no address emoe can download from; download the file and name its path")
+    raise EmoeError(f"source {plain(text)} is no address emoe can download from; download the file and name its path")

@@ -8,47 +8,69 @@ from typing import Any
 
 from emoe.errors import EmoeError
 
-DESCRIPTION = (
-    "Says what a checkpoint is, what it holds and lacks, and whether emoe can use it; sources as in weights.toml."
-)
+DESCRIPTION = """\
+Says what a checkpoint is, what it holds and lacks, and whether emoe can use it. Sources are those of weights.toml;
+what is not here yet is downloaded, and every tensor is read.
+"""
 
 
-def add_to(commands: Any) -> None:
+def add_to(commands: Any) -> argparse.ArgumentParser:
     parser = commands.add_parser("inspect", help="what a file is", description=DESCRIPTION)
     parser.add_argument("source", metavar="SOURCE", help="a file, a folder, owner/name on the Hub, civitai:VERSION")
     parser.add_argument("--json", action="store_true", help="a JSON object instead of text")
     parser.set_defaults(run=run)
+    return parser
 
 
 def run(options: argparse.Namespace) -> int:
     from emoe.checkpoint.report import report
 
     found = report(options.source)
-    print(json.dumps(found, ensure_ascii=False, indent=2) if options.json else _text(found))
+    if options.json:
+        print(json.dumps(found, ensure_ascii=False))
+    elif found["kind"]:
+        print(_text(found))
     if found["refused"]:
-        raise EmoeError(f"{options.source} is {found['kind']}: {found['refused']}")
+        raise EmoeError(found["refused"])
     return 0
 
 
 def _text(found: dict[str, Any]) -> str:
-    lines = [f"{found['source']} is {found['kind']}"]
-    rows = [("usable", "no: " + found["refused"] if found["refused"] else "yes")]
-    if found["unet_naming"]:
-        rows.append(("names", f"{found['unet_naming']}'s"))
+    rows = [("usable", _usable(found))]
     for part, told in found["parts"].items():
-        name = part.replace("_", " ")
-        if told is None:
-            rows.append((name, "not there"))
-            continue
-        dtypes = ", ".join(told["dtypes"])
-        rows.append((name, f"{told['parameters'] / 1e6:,.1f} M parameters in {told['tensors']} tensors, {dtypes}"))
-        rows += [("", problem) for problem in told["problems"][:5]]
-    rows.append(("predicts", found["prediction"]))
-    if found["dropped"]:
-        rows.append(("left out", ", ".join(f"{what} ({count} tensors)" for what, count in found["dropped"].items())))
+        rows.append((part.replace("_", " "), _part(told)))
+    if found["unet_names"]:
+        rows += [("names", found["unet_names"]), ("predicts", found["prediction"])]
+    if mixture := found["mixture"]:
+        gates = "with gates" if mixture["gates"] else "without gates"
+        rows.append(
+            ("mixture", f"{mixture['experts']} experts, layers {mixture['layers']}, top {mixture['top']}, {gates}")
+        )
+        for number, expert in enumerate(mixture["descriptors"] or [], start=1):
+            rows.append((f"expert {number}", str(expert)))
+    if found["left_out"]:
+        rows.append(("left out", ", ".join(f"{what} ({count})" for what, count in found["left_out"].items())))
     if found["unknown"]:
-        rows.append(("unknown", f"{len(found['unknown'])} tensors: {', '.join(found['unknown'][:3])}"))
+        rows.append(("unknown", f"{', '.join(found['unknown'][:5])} (tensors: {len(found['unknown'])})"))
     for file in found["files"]:
         rows.append(("file", f"{file['path']} ({file['container']}, {file['bytes'] / 1e6:,.1f} MB)"))
         rows.append(("sha256", file["sha256"]))
-    return "\n".join(lines + [f"  {key:<13} {value}" for key, value in rows])
+    return "\n".join([f"{found['source']} is {found['kind']}", *(f"  {key:<13} {value}" for key, value in rows)])
+
+
+def _usable(found: dict[str, Any]) -> str:
+    text = found["parts"]["text_encoder"]
+    if found["refused"]:
+        return f"no: {found['refused']}"
+    if found["mixture"]:
+        return "under segmoe"
+    if not text:
+        return "as an expert; as base with another text_encoder"
+    return f"as an expert; as base with another text_encoder: {text['problem']}" if text["problem"] else "yes"
+
+
+def _part(told: dict[str, Any] | None) -> str:
+    if told is None:
+        return "not there"
+    dtypes = ", ".join(told["dtypes"])
+    return f"{told['parameters'] / 1e6:,.1f} M parameters in {told['tensors']} tensors, {dtypes}"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
-from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from emoe.errors import EmoeError
-from emoe.prompts import Prompt, read_prompts
+from emoe.prompts import Prompt, check_text, read_prompts
 from emoe.records import Record, RecordFile
+
+log = logging.getLogger("emoe")
 
 DESCRIPTION = """\
 Prints how uncertain the mixture of weights.toml is about each prompt: uncertainty = sqrt(d_mid) * eu, where eu is the
@@ -21,12 +24,19 @@ variance of the experts' paths after the mid-block; relative = eu without the ac
 """
 
 
-def add_to(commands: Any) -> None:
+def add_to(commands: Any) -> argparse.ArgumentParser:
     parser = commands.add_parser("score", help="the epistemic uncertainty of prompts", description=DESCRIPTION)
     parser.add_argument("prompt", nargs="*", metavar="PROMPT")
     parser.add_argument("--prompts", metavar="FILE", help=".txt, .csv, .jsonl or COCO captions .json; - for stdin")
-    parser.add_argument("--weights", default="weights.toml", metavar="FILE", help="the mixture (default: %(default)s)")
-    parser.add_argument("--negative", default="", metavar="TEXT", help="negative prompt; it takes part in the route")
+    parser.add_argument(
+        "--weights", default="weights.toml", metavar="FILE", help="the mixture (default: %(default)s, here)"
+    )
+    parser.add_argument(
+        "--negative",
+        default="",
+        metavar="TEXT",
+        help="negative prompt of those that have none of their own; it takes part in the route",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the starting noise (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=1, help="average over so many noises, from --seed on")
     parser.add_argument("--steps", type=int, default=25, help="read the first step of so many (default: %(default)s)")
@@ -36,66 +46,94 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--batch-size", type=int, metavar="N", help="prompts at a time (default: 1 on a CPU, else 8)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
     parser.add_argument("--dtype", choices=("auto", "float32", "float16", "bfloat16"), default="auto")
-    parser.add_argument("--out", metavar="FILE", help="append JSON lines to FILE; a run cut short goes on there")
+    parser.add_argument("--out", metavar="FILE", help="JSON lines to FILE instead; a run cut short goes on there")
     parser.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     parser.set_defaults(run=run)
+    return parser
 
 
 def run(options: argparse.Namespace) -> int:
     rows = _rows(options)
-    file = RecordFile(Path(options.out), rows) if options.out else None
-    done = file.done if file else 0
+    file = RecordFile(Path(options.out), rows) if options.out is not None else None
+    done = len(file.records) if file else 0
+    if file and done == len(rows):
+        log.warning("%s holds all %d scores already", file.path, done)
+        return 0
 
-    from emoe.pipeline import EMoE  # torch and transformers take seconds to import; the mistakes above need not wait
+    from emoe.pipeline import EMoE, check_batch_size  # takes seconds; the mistakes above need not wait
+    from emoe.scores import Reading
+
+    others = {key: getattr(options, key) for key in ("seed", "seeds", "size", "read_out")}
+    reading = Reading.of(options.steps, options.timestep, **others)
+    if options.batch_size is not None:
+        check_batch_size(options.batch_size)
 
     model = EMoE.from_toml(options.weights, device=options.device, dtype=options.dtype)
-    settings = {key: getattr(options, key) for key in ("seed", "seeds", "steps", "timestep", "size", "read_out")}
-
-    def score(rows: list[Record], batch_size: int | None) -> Iterator[list[Record]]:
-        texts, negatives = [row["prompt"] for row in rows], [row["negative_prompt"] for row in rows]
-        todo = iter(rows)
-        for batch in model.stream(texts, negatives, batch_size=batch_size, **settings):
-            yield [row | record for record, row in zip(batch.records(), todo, strict=False)]
-
-    if done:
-        file.check(next(score(rows[done - 1 : done], 1))[0])
+    if file:
+        file.check(asdict(model.at_own_size(reading)) | {"mixture": model.mixture})
     write = file.write if file else _json_lines if options.json else _Table().write
+
+    todo = rows[done:]
+    texts, negatives = [row["prompt"] for row in todo], [row["negative_prompt"] for row in todo]
     with tqdm(total=len(rows), initial=done, unit="prompt", disable=not sys.stderr.isatty()) as bar:
-        for records in score(rows[done:], options.batch_size):
-            write(records)
+        for batch in model.stream(texts, negatives, reading, options.batch_size):
+            records = batch.records()
+            write([row | record for row, record in zip(todo, records, strict=False)])
+            todo = todo[len(records) :]
             bar.update(len(records))
+    if file:
+        log.warning("%d scores in %s", len(rows), file.path)
     return 0
 
 
 def _rows(options: argparse.Namespace) -> list[Record]:
     """What is to be scored: the prompts, their negative prompts, and their ids where they have any."""
     prompts = [Prompt(text) for text in options.prompt]
-    prompts += read_prompts(options.prompts) if options.prompts else []
+    prompts += read_prompts(options.prompts) if options.prompts is not None else []
     if not prompts:
         raise EmoeError("there is no prompt; give one in quotes, or --prompts FILE")
+    for text in (*options.prompt, options.negative):
+        check_text(text)
     return [
-        ({} if p.id is None else {"id": p.id}) | {"prompt": p.text, "negative_prompt": p.negative or options.negative}
+        ({} if p.id is None else {"id": p.id})
+        | {"prompt": p.text, "negative_prompt": options.negative if p.negative is None else p.negative}
         for p in prompts
     ]
 
 
 def _json_lines(records: list[Record]) -> None:
     for record in records:
-        print(json.dumps(record, ensure_ascii=False), flush=True)
+        _print(json.dumps(record, ensure_ascii=False))
 
 
 class _Table:
     """Aligned columns, line by line as the scores come."""
 
-    headed = False
+    def __init__(self):
+        self.columns: list[str] = []
 
     def write(self, records: list[Record]) -> None:
+        if not self.columns:
+            self.columns = [key for key in ("uncertainty", "eu", "relative", "aleatoric") if key in records[0]]
+            self.width = max(len("route"), len(_route(records[0])))  # every prompt has as many experts
+            _print("  ".join([*(f"{c:>11}" for c in self.columns), f"{'route':<{self.width}}", "prompt"]))
         for record in records:
-            columns = [key for key in ("uncertainty", "eu", "relative", "aleatoric") if key in record]
-            if not self.headed:
-                print(*(f"{column:>11}" for column in columns), " route" + " " * 14, "prompt", sep="  ")
-                self.headed = True
-            route = (
-                " ".join(f"{i}:{w:.2f}" for i, w in enumerate(record["weights"] or [], start=1) if w) or "a layer's own"
-            )
-            print(*(f"{record[c]:>11.4g}" for c in columns), f" {route:<19}", record["prompt"], sep="  ", flush=True)
+            cells = [f"{record[column]:>11.4g}" for column in self.columns]
+            _print("  ".join([*cells, f"{_route(record):<{self.width}}", _visible(record["prompt"])]))
+
+
+def _route(record: Record) -> str:
+    """ "1:0.50 3:0.50": the experts in use, and their weights."""
+    if record["weights"] is None:
+        return "by layer"
+    return " ".join(f"{i}:{weight:.2f}" for i, weight in enumerate(record["weights"], start=1) if weight)
+
+
+def _visible(text: str) -> str:
+    """Line breaks and other control characters would break the table."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _print(line: str) -> None:
+    tqdm.write(line, file=sys.stdout)  # above the progress bar, if there is one
+    sys.stdout.flush()

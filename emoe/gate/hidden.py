@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import torch
-
-from emoe.route import HiddenRoute
 from emoe.text import TextStates
 
 
 class HiddenGate:
-    """The vectors lie in the mixtures (`X.gate.weight`); the gate itself only says how many experts to take."""
+    """The vectors lie in the mixtures (`X.gate.weight`); the gate itself only says how many experts to take.
+
+    What becomes of them is in `emoe.route.HiddenRoute`.
+    """
 
     def __init__(self, experts: int, top: int):
         self.experts, self.top = experts, top
+        self.settings = (experts, top)  # what tells two gates apart
 
-    def route(
-        self,
-        prompt: TextStates,
-        negative: TextStates | None,
-        split: str | None,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> HiddenRoute:
-        return HiddenRoute(len(prompt.prompts), self.experts, self.top, split)
+    def __call__(self, prompt: TextStates, negative: TextStates | None = None) -> None:
+        """No weights before the layers are run."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from emoe.route import PromptRoute, choose
+from emoe.route import choose
 from emoe.text import TextStates
 
 
@@ -31,6 +31,7 @@ class PromptGate:
         self.positive, self.negative = phi(positive), phi(negative)  # (e, c)
         self.top, self.temperature = top, temperature
         self.experts = len(self.positive)
+        self.settings = (positive.prompts, negative.prompts, top, temperature)  # what tells two gates apart
 
     def logits(self, prompt: TextStates, negative: TextStates | None = None) -> Tensor:
         """[phi(prompt)·phi(positive_i) + phi(negative prompt)·phi(negative_i)] / temperature, (b, e).
@@ -43,13 +44,6 @@ class PromptGate:
             logits = logits + said[:, None] * (phi(negative) @ self.negative.T)
         return logits / self.temperature
 
-    def route(
-        self,
-        prompt: TextStates,
-        negative: TextStates | None,
-        split: str | None,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> PromptRoute:
-        weights = choose(self.logits(prompt, negative), self.top)
-        return PromptRoute(weights.cpu(), split, device, dtype)
+    def __call__(self, prompt: TextStates, negative: TextStates | None = None) -> Tensor:
+        """The weights, (b, e) on the CPU: a softmax over the `top` largest logits, zero elsewhere."""
+        return choose(self.logits(prompt, negative), self.top).cpu()

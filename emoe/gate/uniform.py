@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from emoe.route import PromptRoute
 from emoe.text import TextStates
 
 
 class UniformGate:
     def __init__(self, experts: int):
         self.experts = experts
+        self.settings = (experts,)  # what tells two gates apart
 
-    def route(
-        self,
-        prompt: TextStates,
-        negative: TextStates | None,
-        split: str | None,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> PromptRoute:
-        weights = torch.full((len(prompt.prompts), self.experts), 1 / self.experts)
-        return PromptRoute(weights, split, device, dtype)
+    def __call__(self, prompt: TextStates, negative: TextStates | None = None) -> Tensor:
+        """The weights, (b, e) on the CPU."""
+        return torch.full((len(prompt.prompts), self.experts), 1 / self.experts)

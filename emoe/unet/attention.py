@@ -42,7 +42,7 @@ class Attention(nn.Module):
 
 
 class GEGLU(nn.Module):
-    """c -> 4c: one half of the projection is the value, the other its gate."""
+    """c -> 4c: one half of the projection is the value, the other its gate (which has nothing to do with experts)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -58,7 +58,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.in_features = channels
+        self.in_features = channels  # as of an nn.Linear: the width of a hidden gate's vectors
         # published files count a dropout between the two, which is never used
         self.net = nn.Sequential(GEGLU(channels), nn.Identity(), nn.Linear(4 * channels, channels))
 

@@ -1,0 +1,40 @@
+"""What the network said last time, for when it is out of reach."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from emoe.checkpoint.settings import read_json
+
+log = logging.getLogger("emoe")
+
+
+def cache_folder() -> Path:
+    """Where downloads and memories are kept: EMOE_CACHE, or the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "emoe"
+    return Path(os.environ.get("EMOE_CACHE") or default)
+
+
+def remember(question: str, answer: dict[str, Any]) -> None:
+    path = _path(question)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_suffix(f".{os.getpid()}")
+        new.write_text(json.dumps({"question": question, "answer": answer}))
+        os.replace(new, path)
+    except OSError as error:
+        log.info("cannot write %s (%s); this will take the network again", path, error.strerror)
+
+
+def recall(question: str) -> dict[str, Any] | None:
+    path = _path(question)
+    return read_json(path).get("answer") if path.exists() else None
+
+
+def _path(question: str) -> Path:
+    return cache_folder() / "memory" / f"{sha256(question.encode()).hexdigest()[:16]}.json"

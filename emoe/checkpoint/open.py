@@ -1,0 +1,130 @@
+"""A source string -> an opened checkpoint. Headers alone are read; tensors wait until somebody asks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from emoe.checkpoint import civitai, hub, layout, source
+from emoe.checkpoint.contents import LORA_REMNANTS, PARTS, sort
+from emoe.checkpoint.detect import identify
+from emoe.checkpoint.file import WeightsFile
+from emoe.checkpoint.layout import Folder
+from emoe.checkpoint.parts import Checkpoint, Part, some
+from emoe.errors import EmoeError
+
+log = logging.getLogger("emoe")
+
+
+def open_checkpoint(
+    text: str, *, parts: Sequence[str] = PARTS, base: Path = Path(), revision: str | None = None
+) -> Checkpoint:
+    """Open what a source string names (see `emoe.checkpoint.source`), and refuse it unless it has an SD1.x UNet.
+
+    parts: of a folder, the parts to look at; the UNet always is.
+    base: where relative paths start.  revision: the Hub revision where `text` names none.
+    """
+    found = examine(text, parts=parts, base=base, revision=revision)
+    if found.kind.remedy:
+        raise EmoeError(f"{found.source} is {found.kind.name}: {found.kind.remedy}")
+    for what, count in found.dropped.items():
+        level = logging.WARNING if what == LORA_REMNANTS else logging.INFO
+        log.log(level, "%s: left out %s (tensors: %d)", found.source, what, count)
+    if found.unknown:
+        log.warning("%s: left out %s, of no known use", found.source, some(found.unknown))
+    return found
+
+
+def examine(text: str, *, parts: Sequence[str] = PARTS, base: Path = Path(), revision: str | None = None) -> Checkpoint:
+    """The same, of whatever kind: `kind.remedy` says why it cannot be used."""
+    folder, names = locate(text, base, revision)
+    found = Checkpoint(source.plain(text))
+    if names:
+        _add_files(found, folder, names)
+    else:
+        _add_folder(found, folder, parts)
+    return found
+
+
+def locate(text: str, base: Path = Path(), revision: str | None = None) -> tuple[Folder, list[str]]:
+    """A source string -> a folder, and the files in it that make one checkpoint; [] for a folder with `unet/` etc."""
+    found = source.parse(text, base, revision)
+    if isinstance(found, source.Civitai):
+        path = civitai.fetch(found)
+        return Folder(path.parent), [path.name]
+    if isinstance(found, source.Local) and not found.path.is_dir():
+        return Folder(found.path.parent), [found.path.name]
+    if isinstance(found, source.Hub) and found.inner:
+        above, _, name = found.inner.rpartition("/")
+        parent = hub.repository(found.repo, found.revision).folder(above)
+        if name in parent.names():
+            return parent, [name]
+    folder = open_folder(text, base, revision)
+    return folder, [] if any(folder.has(part) for part in PARTS) else layout.only_checkpoint(folder)
+
+
+def open_folder(text: str, base: Path = Path(), revision: str | None = None) -> Folder:
+    """A source string that means a folder, here or on the Hub."""
+    found = source.parse(text, base, revision)
+    if isinstance(found, source.Local) and found.path.is_dir():
+        return Folder(found.path)
+    if isinstance(found, source.Hub):
+        folder = hub.repository(found.repo, found.revision)
+        if found.inner and not folder.has(found.inner):
+            raise EmoeError(f"the Hub repository {found.repo} has no {found.inner}; look at its list of files")
+        return folder.folder(found.inner or "")
+    raise EmoeError(f"{source.plain(text)} is not a folder, here or on the Hub; name one")
+
+
+def reach(text: str, base: Path = Path(), revision: str | None = None) -> None:
+    """EmoeError if a source cannot be had or is known to be of the wrong kind; nothing large is downloaded."""
+    found = source.parse(text, base, revision)
+    if isinstance(found, source.Civitai):
+        civitai.look_up(found)
+    if isinstance(found, source.Hub):
+        hub.repository(found.repo, found.revision)
+
+
+def _add_files(found: Checkpoint, folder: Folder, names: list[str]) -> None:
+    """A single file, which may hold all parts; or the files of one part."""
+    config = layout.config(folder) if layout.is_part(names[0]) else {}
+    _add(found, [folder.path(name) for name in names], PARTS, found.source, config)
+    if layout.sidecar_says_v(folder, names[0]):
+        found.prediction = "v"
+
+
+def _add_folder(found: Checkpoint, folder: Folder, parts: Sequence[str]) -> None:
+    """The Hub's layout: a folder a part."""
+    found.folder = folder
+    for part in dict.fromkeys(("unet", *parts)):
+        inner = folder.folder(part)
+        paths = [inner.path(name) for name in layout.weights(inner, part)]
+        if paths:
+            _add(found, paths, (part,), f"{found.source}/{part}", layout.config(inner))
+    if layout.config(folder.folder("scheduler"), "scheduler_config.json").get("prediction_type") == "v_prediction":
+        found.prediction = "v"
+
+
+def _add(found: Checkpoint, paths: list[Path], wanted: Sequence[str], where: str, config: dict[str, Any]) -> None:
+    """Sort the tensors of some files (shards of one) into the checkpoint's parts."""
+    files = [WeightsFile(path) for path in paths]
+    holder: dict[str, WeightsFile] = {}
+    for file in files:
+        if twice := holder.keys() & file.entries.keys():
+            raise EmoeError(f"{where}: two of its files hold {some(sorted(twice))}; download it again")
+        holder |= dict.fromkeys(file.entries, file)
+    entries = {name: file.entries[name] for name, file in holder.items()}
+    contents = sort(entries, where)
+    for part in wanted:
+        if names := contents.parts[part]:
+            found.parts[part] = Part(where, {ours: (holder[name], name) for ours, name in names.items()}, config)
+    if "unet" in wanted:
+        found.kind, found.naming = identify(entries), contents.naming
+        hints = (file.metadata.get("modelspec.prediction_type", "") for file in files)
+        if "v_pred" in entries or any(hint.startswith("v") for hint in hints):
+            found.prediction = "v"
+    found.files += files
+    found.dropped += contents.dropped
+    found.unknown += contents.unknown

@@ -1,0 +1,42 @@
+"""Where the networks live, and in what precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from emoe.errors import EmoeError
+
+DEVICES = ("cpu", "cuda", "mps")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def choose(device: str | torch.device = "auto", dtype: str | torch.dtype = "auto") -> tuple[torch.device, torch.dtype]:
+    """ "auto" is the fastest device there is, and half precision where that is fast. EmoeError if there is none."""
+    device, dtype = str(device), str(dtype).removeprefix("torch.")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if device.partition(":")[0] not in DEVICES:
+        raise EmoeError(f"device is {device!r}; choose one of auto, {', '.join(DEVICES)}, cuda:1 and so on")
+    if dtype not in ("auto", *DTYPES):
+        raise EmoeError(f"dtype is {dtype!r}; choose one of auto, {', '.join(DTYPES)}")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch says it in a page
+        raise EmoeError(f"device {device!r} is not there, or this torch was built without it; use cpu") from error
+    auto = torch.float16 if chosen.type == "cuda" else torch.float32
+    return chosen, DTYPES.get(dtype, auto)
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Turn torch's ways of saying "out of memory" into one line."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
+            raise EmoeError("out of memory: use a smaller --batch-size or --size") from error
+        raise

@@ -1,0 +1,101 @@
+"""What a score is: where it was read, and the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from emoe.errors import EmoeError
+from emoe.schedule import TRAIN_STEPS, timesteps
+
+SIZE_STEP = 64  # pixels: the VAE makes 8 of them one, and the UNet halves the resolution three times
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Where and how the number is read. Scores compare under the same reading of the same mixture, and no other."""
+
+    seed: int = 0  # average over the starting noises of seed, seed + 1, ..., seed + seeds - 1
+    seeds: int = 1
+    timestep: int = 961  # 0 to 999; 961 is the first of 25 steps
+    size: int | None = None  # pixels a side, a multiple of 64; None: the checkpoint's own
+    read_out: str = "post"  # "post" (what leaves the mid-block) or "pre" (what enters it)
+
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "read_out" and type(value) is not int and not (field.name == "size" and value is None):
+                raise EmoeError(f"{field.name} is {value!r}; it must be a whole number")
+        if self.read_out not in ("post", "pre"):
+            raise EmoeError(f"read_out is {self.read_out!r}; choose 'post' or 'pre'")
+        if self.seeds < 1:
+            raise EmoeError(f"seeds is {self.seeds}; it must be at least 1")
+        if not 0 <= self.seed <= 2**63 - self.seeds:
+            raise EmoeError(f"seed is {self.seed}; it must lie between 0 and 2^63 - seeds")
+        if not 0 <= self.timestep < TRAIN_STEPS:
+            raise EmoeError(f"timestep is {self.timestep}; it must lie between 0 and {TRAIN_STEPS - 1}")
+        if self.size is not None and (self.size < SIZE_STEP or self.size % SIZE_STEP):
+            raise EmoeError(f"size is {self.size} pixels; it must be a multiple of {SIZE_STEP}")
+
+    @classmethod
+    def of(cls, steps: int = 25, timestep: int | None = None, **others: Any) -> Reading:
+        """At the first of `steps` steps, or at `timestep` where one is given."""
+        return cls(timestep=timesteps(steps)[0] if timestep is None else timestep, **others)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of p prompts, in their order. Tensors are float32 (or wider) on the CPU."""
+
+    prompts: list[str]
+    negative_prompts: list[str]
+    eu: Tensor  # (p,) Eq. 8, averaged over the seeds
+    uncertainty: Tensor  # (p,) sqrt(d_mid) * eu, Appendix A
+    relative: Tensor  # (p,) eu over the mean square of the paths' mean activation
+    aleatoric: Tensor | None  # (p,) variance over the seeds; None with one seed
+    map: Tensor  # (p, h, w) the variance over paths at the mid-block's pixels
+    weights: Tensor | None  # (p, e) the route; None with the hidden gate, which has one in every layer
+    reading: Reading
+    mixture: str  # the mixture's fingerprint
+
+    def records(self) -> list[dict[str, Any]]:
+        """One JSON-ready dict a prompt; numbers in the fewest digits that give the same float32."""
+        told = asdict(self.reading) | {"mixture": self.mixture}
+        return [
+            {
+                "prompt": self.prompts[i],
+                "negative_prompt": self.negative_prompts[i],
+                "eu": _short(self.eu[i]),
+                "uncertainty": _short(self.uncertainty[i]),
+                "relative": _short(self.relative[i]),
+                **({} if self.aleatoric is None else {"aleatoric": _short(self.aleatoric[i])}),
+                "weights": None if self.weights is None else [_short(weight) for weight in self.weights[i]],
+                **told,
+            }
+            for i in range(len(self.prompts))
+        ]
+
+
+def join(batches: Sequence[Scores]) -> Scores:
+    """Batches of one run, as one."""
+
+    def cat(name: str) -> Tensor | None:
+        parts = [getattr(batch, name) for batch in batches]
+        return None if parts[0] is None else torch.cat(parts)
+
+    return Scores(
+        prompts=[prompt for batch in batches for prompt in batch.prompts],
+        negative_prompts=[prompt for batch in batches for prompt in batch.negative_prompts],
+        **{name: cat(name) for name in ("eu", "uncertainty", "relative", "aleatoric", "map", "weights")},
+        reading=batches[0].reading,
+        mixture=batches[0].mixture,
+    )
+
+
+def _short(value: Tensor) -> float:
+    return float(str(numpy.float32(value.item())))
