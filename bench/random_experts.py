@@ -89,6 +89,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--full", action="store_true", help="SD1.5's size")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    if options.experts < 2:
+        parser.error("disagreement takes two experts")
     path = write_mixture(options.folder, options.experts, options.full, options.seed)
     print(f"{options.experts} experts, described in {path}")
 

@@ -35,10 +35,10 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         weights = options.weights or write_mixture(Path(folder), full=not options.small)
-        measure(weights, options.device, options.dtype)
+        measure(weights, options.device, options.dtype, 256 if options.small else None)
 
 
-def measure(weights: Path, device: str, dtype: str) -> None:
+def measure(weights: Path, device: str, dtype: str, size: int | None) -> None:
     start = time.perf_counter()
     model = EMoE.from_toml(weights, device=device, dtype=dtype)
     load, after_load = time.perf_counter() - start, peak_memory()
@@ -49,7 +49,9 @@ def measure(weights: Path, device: str, dtype: str) -> None:
         seconds = []
         for _ in range(3):
             start = time.perf_counter()
-            scores = model.score(PROMPTS, batch_size=batch_size)  # ends on the CPU, so the device has finished
+            scores = model.score(
+                PROMPTS, batch_size=batch_size, size=size
+            )  # ends on the CPU, so the device has finished
             seconds.append((time.perf_counter() - start) / len(PROMPTS))
         rows.append(
             {
@@ -63,7 +65,12 @@ def measure(weights: Path, device: str, dtype: str) -> None:
     show(
         "What does a score cost?",
         rows,
-        **{"experts": model.gate.experts, "dtype": str(model.dtype), "parameters (M)": round(parameters / 1e6, 1)},
+        **{
+            "experts": model.gate.experts,
+            "size": scores.reading.size,
+            "dtype": str(model.dtype),
+            "parameters (M)": round(parameters / 1e6, 1),
+        },
         **{"load (s)": round(load, 1), "peak after load (GB)": round(after_load, 2)},
     )
 

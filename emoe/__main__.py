@@ -10,11 +10,10 @@ import sys
 import traceback
 from typing import NoReturn
 
-from tqdm import tqdm
-
 from emoe import __version__
 from emoe.commands import inspect, score
 from emoe.errors import EmoeError
+from emoe.terminal import say
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _fail(message: str, code: int) -> int:
     if os.environ.get("EMOE_DEBUG") == "1":
         traceback.print_exc()
-    print("emoe:", " ".join(message.split()), file=sys.stderr)
+    say(message)
     return code
 
 
@@ -53,10 +52,8 @@ def _drop_stdout() -> None:
 
 
 class _Warnings(logging.Handler):
-    """One line each, above the progress bar if there is one."""
-
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(f"emoe: {' '.join(record.getMessage().split())}", file=sys.stderr)
+        say(record.getMessage())
 
 
 class _Parser(argparse.ArgumentParser):

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1] / "emoe"
 # A module may import from its own line and from those above.
 LAYERS = [
     {"errors"},
-    {"route", "uncertainty", "schedule", "text", "prompts", "records", "device"},
+    {"route", "uncertainty", "schedule", "text", "prompts", "records", "device", "terminal"},
     {"unet", "scores"},
     {"moe", "gate"},
     {"config", "checkpoint", "fingerprint"},

@@ -124,10 +124,10 @@ def test_equal_experts_have_no_uncertainty(base, experts, text, layers, count):
 
 
 def test_the_number_is_exactly_zero_where_paths_are_equal():
-    m = torch.randn(1, 1, 2, 8, 4, 4).expand(1, 3, 2, 8, 4, 4)
-    found = measure(m)
-    assert found.eu.tolist() == [0, 0]
-    assert found.map.abs().max() == 0
+    for value in (torch.randn(1, 1, 2, 8, 4, 4), torch.tensor(0.1)):  # three times 0.1 is not 0.3
+        found = measure(value.expand(1, 3, 2, 8, 4, 4))
+        assert found.eu.tolist() == [0, 0]
+        assert found.map.abs().max() == 0
 
 
 def test_experts_in_another_order(base, experts, text):
@@ -159,19 +159,13 @@ def test_different_experts_disagree(model):
 # 7.4 ------------------------------------------------------------------------------------------------------------
 
 
-class Only(torch.nn.Module):
-    """The first block's sub-layer, with one expert in all its mixtures: what a path sees there."""
-
-    @staticmethod
-    def build(unet: UNet, layer: str, i: int) -> UNet:
-        unet = copy.deepcopy(unet)
-        block = unet.down_blocks[0].attentions[0].transformer_blocks[0]
-        inside = (
-            [block.ff] if layer == "ff" else [getattr(getattr(block, layer), to) for to in ("to_q", "to_k", "to_v")]
-        )
-        for mixture in inside:
-            mixture.experts = torch.nn.ModuleList([mixture.experts[i]] * len(mixture.experts))
-        return unet
+def alone(unet: UNet, layer: str, i: int) -> UNet:
+    """A copy whose first block has expert i, and no other, in all mixtures of a sub-layer: what path i sees there."""
+    unet = copy.deepcopy(unet)
+    block = unet.down_blocks[0].attentions[0].transformer_blocks[0]
+    for mixture in [block.ff] if layer == "ff" else [block.get_submodule(f"{layer}.to_{to}") for to in "qkv"]:
+        mixture.experts = torch.nn.ModuleList([mixture.experts[i]] * len(mixture.experts))
+    return unet
 
 
 @pytest.mark.parametrize("gated", [False, True], ids=["prompt", "hidden"])
@@ -189,8 +183,8 @@ def test_paths_are_separate_runs(base, experts, split, gated):
     found = unet(x, t, states, route(split))
     for name in ("noise", "m_pre", "m_post"):
         for i, path in enumerate(paths(getattr(found, name), 4)):
-            alone = Only.build(unet, split, i)(x, t, states, route(None))
-            assert close(path, getattr(alone, name)) < 1e-5
+            run = alone(unet, split, i)(x, t, states, route(None))
+            assert close(path, getattr(run, name)) < 1e-5
 
 
 @torch.inference_mode()
@@ -200,8 +194,8 @@ def test_m_rows_equal_m_runs(base, experts):
     weights = torch.tensor([[0.7, 0.0, 0.3, 0.0], [0.0, 0.4, 0.0, 0.6], [0.25, 0.25, 0.25, 0.25]])
     together = unet(x, t, states, PromptRoute(weights)).noise
     for i in range(3):
-        alone = unet(x[i : i + 1], t, states[i : i + 1], PromptRoute(weights[i : i + 1])).noise
-        assert close(together[i : i + 1], alone) < 1e-5
+        one = unet(x[i : i + 1], t, states[i : i + 1], PromptRoute(weights[i : i + 1])).noise
+        assert close(together[i : i + 1], one) < 1e-5
 
 
 def test_one_hot_gives_each_path_its_expert():

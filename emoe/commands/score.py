@@ -15,6 +15,7 @@ from tqdm import tqdm
 from emoe.errors import EmoeError
 from emoe.prompts import Prompt, check_text, read_prompts
 from emoe.records import Record, RecordFile
+from emoe.terminal import say, show, visible
 
 log = logging.getLogger("emoe")
 
@@ -48,16 +49,18 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=("auto", "float32", "float16", "bfloat16"), default="auto")
     parser.add_argument("--out", metavar="FILE", help="JSON lines to FILE instead; a run cut short goes on there")
     parser.add_argument("--json", action="store_true", help="JSON lines instead of a table")
+    parser.add_argument("--verbose", action="store_true", help="also say what is left out of each checkpoint")
     parser.set_defaults(run=run)
     return parser
 
 
 def run(options: argparse.Namespace) -> int:
+    log.setLevel(logging.INFO if options.verbose else logging.WARNING)
     rows = _rows(options)
     file = RecordFile(Path(options.out), rows) if options.out is not None else None
     done = len(file.records) if file else 0
     if file and done == len(rows):
-        log.warning("%s holds all %d scores already", file.path, done)
+        say(f"{file.path} holds all {done} scores already")
         return 0
 
     from emoe.pipeline import EMoE, check_batch_size  # takes seconds; the mistakes above need not wait
@@ -82,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
             todo = todo[len(records) :]
             bar.update(len(records))
     if file:
-        log.warning("%d scores in %s", len(rows), file.path)
+        say(f"{len(rows)} scores in {file.path}")
     return 0
 
 
@@ -103,7 +106,7 @@ def _rows(options: argparse.Namespace) -> list[Record]:
 
 def _json_lines(records: list[Record]) -> None:
     for record in records:
-        _print(json.dumps(record, ensure_ascii=False))
+        show(json.dumps(record, ensure_ascii=False))
 
 
 class _Table:
@@ -116,10 +119,10 @@ class _Table:
         if not self.columns:
             self.columns = [key for key in ("uncertainty", "eu", "relative", "aleatoric") if key in records[0]]
             self.width = max(len("route"), len(_route(records[0])))  # every prompt has as many experts
-            _print("  ".join([*(f"{c:>11}" for c in self.columns), f"{'route':<{self.width}}", "prompt"]))
+            show("  ".join([*(f"{c:>11}" for c in self.columns), f"{'route':<{self.width}}", "prompt"]))
         for record in records:
             cells = [f"{record[column]:>11.4g}" for column in self.columns]
-            _print("  ".join([*cells, f"{_route(record):<{self.width}}", _visible(record["prompt"])]))
+            show("  ".join([*cells, f"{_route(record):<{self.width}}", visible(record["prompt"])]))
 
 
 def _route(record: Record) -> str:
@@ -127,13 +130,3 @@ def _route(record: Record) -> str:
     if record["weights"] is None:
         return "by layer"
     return " ".join(f"{i}:{weight:.2f}" for i, weight in enumerate(record["weights"], start=1) if weight)
-
-
-def _visible(text: str) -> str:
-    """Line breaks and other control characters would break the table."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def _print(line: str) -> None:
-    tqdm.write(line, file=sys.stdout)  # above the progress bar, if there is one
-    sys.stdout.flush()
