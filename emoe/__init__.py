@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 from emoe.errors import EmoeError
 
 if TYPE_CHECKING:
+    from emoe.generations import Generation, Recipe
     from emoe.pipeline import EMoE
     from emoe.scores import Reading, Scores
 
-__all__ = ["EMoE", "EmoeError", "Reading", "Scores"]
+__all__ = ["EMoE", "EmoeError", "Generation", "Reading", "Recipe", "Scores"]
 __version__ = "0.1.0"
 
 

@@ -11,7 +11,7 @@ import traceback
 from typing import NoReturn
 
 from emoe import __version__
-from emoe.commands import inspect, score
+from emoe.commands import build, generate, inspect, score
 from emoe.errors import EmoeError
 from emoe.terminal import say
 
@@ -19,11 +19,14 @@ from emoe.terminal import say
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0, 2 for anything the user can mend, 130 for Ctrl-C, 1 for a mistake of ours."""
     logging.getLogger("emoe").handlers = [_Warnings()]
-    for stream, errors in ((sys.stdout, "strict"), (sys.stderr, "backslashreplace")):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors=errors)  # whatever the locale: prompts come in all languages
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whatever the locale: prompts come in all languages
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
-        options = _parser().parse_args(arguments)
+        try:
+            options = _parser().parse_args(arguments)
+        finally:
+            sys.stdout.flush()  # --help has been shown, and leaves
         return options.run(options)
     except EmoeError as error:
         return _fail(str(error), 2)
@@ -66,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="emoe", description=about, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"emoe {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
-    for command in (score, inspect):
+    for command in (score, generate, build, inspect):
         command.add_to(commands).allow_abbrev = False
     return parser
 

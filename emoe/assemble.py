@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,28 +19,39 @@ from emoe.checkpoint.download import file_sha256
 from emoe.checkpoint.layout import Folder
 from emoe.checkpoint.load_text import load_text
 from emoe.checkpoint.load_unet import build, load_mixture, load_unet
+from emoe.checkpoint.load_vae import load_vae
 from emoe.checkpoint.open import examine, open_checkpoint, open_folder, reach
 from emoe.checkpoint.parts import Checkpoint
 from emoe.checkpoint.settings import positive
 from emoe.config import Expert, Weights, check, undecidable
 from emoe.errors import EmoeError, about
 from emoe.gate import Gate, HiddenGate, PromptGate, UniformGate
+from emoe.gate_vectors import gate_vectors
 from emoe.moe import alike, layers_of, mixtures
 from emoe.text import TextEncoder
 from emoe.unet import UNet
+from emoe.vae import VAE
 
 log = logging.getLogger("emoe")
 
 # Where the parts of SD1.5 itself come from, for checkpoints that leave them out.
 STOCK = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 STOCK_WIDTH = 768
+SPOKEN = {"text_encoder": "text encoder", "vae": "VAE"}
 
 
-def assemble(weights: Weights, device: torch.device, dtype: torch.dtype) -> tuple[UNet, TextEncoder, Gate, str]:
-    """Returns the mixed UNet, the text encoder, the gate, and where the split is.
+class Assembled(NamedTuple):
+    unet: UNet  # with mixtures
+    text: TextEncoder
+    gate: Gate
+    split: str
+    experts: tuple[Expert, ...]  # names and descriptors
+    prediction: str  # what the base was trained to predict: "epsilon" or "v"
+    load_vae: Callable[[], VAE]
 
-    Everything that can be found wrong from headers is found before gigabytes are read.
-    """
+
+def assemble(weights: Weights, device: torch.device, dtype: torch.dtype) -> Assembled:
+    """Everything that can be found wrong from headers is found before gigabytes are read."""
     for key, source in _sources(weights):
         with about(f"{weights.path}: {key}"):
             reach(source, weights.folder, weights.revision)
@@ -53,9 +66,14 @@ def assemble(weights: Weights, device: torch.device, dtype: torch.dtype) -> tupl
     if weights.segmoe:
         unet = load_unet(base, device=device, dtype=dtype)
     else:
-        unet = load_mixture(base, experts, weights.layers, device=device, dtype=dtype)
+        gated = weights.gate == "hidden"
+        unet = load_mixture(base, experts, weights.layers, gated, device=device, dtype=dtype)
+        if gated:
+            gate_vectors(unet, text, weights, base.prediction)
     _warn_of_likeness(unet, weights)
-    return unet, text, gate, weights.split or ("ff" if weights.layers == "ff" else "attn2")
+    split = weights.split or ("ff" if weights.layers == "ff" else "attn2")
+    load_vae = partial(_vae, weights, base, device, dtype)
+    return Assembled(unet, text, gate, split, weights.experts, base.prediction, load_vae)
 
 
 def _sources(weights: Weights) -> Iterator[tuple[str, str]]:
@@ -113,16 +131,18 @@ def _completed(weights: Weights, base: Checkpoint) -> Weights:
         )
     part = base.parts["unet"]
     empty = build(part)
+    if not mixtures(empty):
+        raise EmoeError(f"{weights.path}: {base.source} has experts in no layer that SegMoE mixes; use another")
     count = len(next(iter(mixtures(empty).values())).experts)
     told = part.config.get("segmoe_config")
     told = told if isinstance(told, dict) else {}
     descriptors = told.get("experts")
-    descriptors = [entry for entry in descriptors if isinstance(entry, dict)] if isinstance(descriptors, list) else []
-    descriptors = (descriptors + [{}] * count)[:count]
+    descriptors = descriptors if isinstance(descriptors, list) else []
+    descriptors = (descriptors + [None] * count)[:count]
     gate = weights.gate or "hidden"
     usual = None if gate == "uniform" else min(count, positive(told, "num_experts_per_tok", 2, part.where))
     if gate == "hidden" and any(mixture.gate is None for mixture in mixtures(empty).values()):
-        raise EmoeError(f'{weights.path}: {weights.segmoe} holds no gate vectors; set gate = "prompt" or "uniform"')
+        raise EmoeError(f'{weights.path}: {base.source} holds no gate vectors; set gate = "prompt" or "uniform"')
     return replace(
         weights,
         experts=tuple(
@@ -135,23 +155,15 @@ def _completed(weights: Weights, base: Checkpoint) -> Weights:
     )
 
 
-def _text_or_none(table: dict[str, Any], key: str) -> str | None:
-    return table[key] if isinstance(table.get(key), str) else None
+def _text_or_none(table: Any, key: str) -> str | None:
+    value = table.get(key) if isinstance(table, dict) else None
+    return value if isinstance(value, str) else None
 
 
 def _text(weights: Weights, base: Checkpoint, device: torch.device) -> TextEncoder:
     """The text encoder that weights.toml names, else the base's, else SD1.5's own."""
-    part = base.parts["unet"]
-    width = unet_config(part.shapes, part.config, part.where).text_dim
-    owner, key = base, "base"
-    if weights.text_encoder:
-        key = "text_encoder"
-        with about(f"{weights.path}: {key}"):
-            owner = examine(weights.text_encoder, parts=(key,), base=weights.folder, revision=weights.revision)
-    elif "text_encoder" not in base.parts and width == STOCK_WIDTH:
-        log.warning("%s has no text encoder; using the one of %s", base.source, STOCK)
-        owner = open_checkpoint(STOCK, parts=("text_encoder",))
-    with about(f"{weights.path}: {key}"):
+    width = _text_width(base)
+    with _owner_of("text_encoder", weights, base) as owner:
         if "text_encoder" not in owner.parts:
             raise EmoeError(f"{owner.source} has no text encoder; name one that is {width} wide under text_encoder")
         text = load_text(owner.parts["text_encoder"], _tokenizer(weights, owner), device)
@@ -159,6 +171,37 @@ def _text(weights: Weights, base: Checkpoint, device: torch.device) -> TextEncod
         if found != width:
             raise EmoeError(f"the text encoder of {owner.source} is {found} wide, the base's UNet reads {width}")
     return text
+
+
+def _vae(weights: Weights, base: Checkpoint, device: torch.device, dtype: torch.dtype) -> VAE:
+    """The VAE that weights.toml names, else the base's, else SD1.5's own. Only images need it."""
+    if base.folder and "vae" not in base.parts:  # of a folder, only what scoring needs has been looked at
+        base = examine(weights.segmoe or weights.base, parts=("vae",), base=weights.folder, revision=weights.revision)
+    with _owner_of("vae", weights, base) as owner:
+        if "vae" not in owner.parts:
+            raise EmoeError(f"{owner.source} has no VAE; name one under vae")
+        vae = load_vae(owner.parts["vae"], device, dtype)
+        owner.release()
+    return vae
+
+
+@contextmanager
+def _owner_of(part: str, weights: Weights, base: Checkpoint) -> Iterator[Checkpoint]:
+    """The checkpoint that a part comes from; errors inside begin with the key that names it."""
+    own = getattr(weights, part)
+    with about(f"{weights.path}: {part if own else 'segmoe' if weights.segmoe else 'base'}"):
+        if own:
+            yield examine(own, parts=(part,), base=weights.folder, revision=weights.revision)
+        elif part not in base.parts and _text_width(base) == STOCK_WIDTH:
+            log.warning("%s has no %s; using the one of %s", base.source, SPOKEN[part], STOCK)
+            yield examine(STOCK, parts=(part,))
+        else:
+            yield base
+
+
+def _text_width(base: Checkpoint) -> int:
+    part = base.parts["unet"]
+    return unet_config(part.shapes, part.config, part.where).text_dim
 
 
 def _tokenizer(weights: Weights, owner: Checkpoint) -> Folder | None:

@@ -95,7 +95,7 @@ def parse_weights(table: Mapping[str, Any], path: Path) -> Weights:
         tokenizer=reader.text("tokenizer"),
         revision=reader.text("revision"),
         layers=reader.one_of("layers", tuple(LAYERS)) or "all",
-        top=reader.whole("top") or (2 if gate == "prompt" and not segmoe else None),
+        top=reader.whole("top") or (2 if gate in ("prompt", "hidden") and not segmoe else None),
         gate=gate,
         split=reader.one_of("split", SPLITS["all"]),
         temperature=reader.number("temperature", 1.0),
@@ -154,18 +154,16 @@ def check(weights: Weights) -> None:
         raise wrong("top", f"is {weights.top}, but there are {count} experts; choose 1 to {count}")
     if weights.gate == "uniform" and weights.top not in (None, count):
         raise wrong("top", f"is {weights.top}, but gate = 'uniform' uses all {count} experts; delete it")
-    if weights.gate == "hidden" and not weights.segmoe:
-        raise wrong("gate", "is 'hidden', whose vectors only a SegMoE checkpoint brings; name one under segmoe")
-    if weights.gate == "prompt":
+    if weights.gate == "prompt" or (weights.gate == "hidden" and not weights.segmoe):
         _check_descriptors(weights)
 
 
 def _check_descriptors(weights: Weights) -> None:
-    """The prompt gate needs them, and cannot choose between experts that have the same."""
+    """Gates are made from them, and cannot choose between experts that have the same."""
     for label, expert in zip(weights.labels, weights.experts, strict=True):
         for key, told in (("positive", "good at"), ("negative", "bad at")):
             if getattr(expert, key) is None and weights.segmoe:
-                raise EmoeError(f'{weights.path}: {weights.segmoe} tells no {key} of {label}; set gate = "hidden"')
+                raise EmoeError(f'{weights.path}: the SegMoE mixture tells no {key} of {label}; set gate = "hidden"')
             if getattr(expert, key) is None:
                 raise EmoeError(
                     f'{weights.path}: {label}: {key} is missing; say what it is {told}, or set gate = "uniform"'

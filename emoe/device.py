@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from emoe.errors import EmoeError
 
@@ -32,11 +33,20 @@ def choose(device: str | torch.device = "auto", dtype: str | torch.dtype = "auto
 
 
 @contextmanager
-def enough_memory() -> Iterator[None]:
+def enough_memory(remedy: str = "use a smaller --batch-size or --size") -> Iterator[None]:
     """Turn torch's ways of saying "out of memory" into one line."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
-            raise EmoeError("out of memory: use a smaller --batch-size or --size") from error
+            raise EmoeError(f"out of memory: {remedy}") from error
         raise
+
+
+def check_finite(prompts: Sequence[str], values: Tensor, dtype: torch.dtype) -> None:
+    """EmoeError unless the value (b,) that belongs to each prompt is finite."""
+    for prompt, fine in zip(prompts, torch.isfinite(values).tolist(), strict=True):
+        if not fine:
+            half = dtype == torch.float16
+            remedy = "use dtype bfloat16 or float32" if half else "these checkpoints do not go together"
+            raise EmoeError(f"{prompt[:60]!r}: activations are not finite in {dtype}; {remedy}")

@@ -6,14 +6,12 @@ from hashlib import sha256
 
 from torch import nn
 
-from emoe.gate import Gate
-
 SAMPLE = 64  # values of every tensor that are looked at: a fine-tune or a merge moves nearly all of them
 
 
-def fingerprint(gate: Gate, split: str, *networks: nn.Module) -> str:
-    """The same on every device; another for other weights, dtype, descriptors, gate, top, temperature or split."""
-    digest = sha256(repr((type(gate).__name__, gate.settings, split)).encode())
+def fingerprint(settings: object, *networks: nn.Module) -> str:
+    """The same on every device; another for other weights or dtype, or where `settings` print differently."""
+    digest = sha256(repr(settings).encode())
     for network in networks:
         for name, tensor in network.state_dict().items():
             sample = tensor.flatten()[:: max(1, tensor.numel() // SAMPLE)]

@@ -1,48 +1,25 @@
-"""The method, end to end: prompts in, uncertainty out.
-
-Axes: b prompts, e experts (paths), s seeds, c channels, h w space.
-"""
+"""The method, end to end: prompts in, uncertainty out, and images where they are wanted."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from emoe import generating, scoring
 from emoe.assemble import assemble
-from emoe.config import SPLITS, read_weights
+from emoe.config import Weights, read_weights
 from emoe.device import choose, enough_memory
 from emoe.errors import EmoeError
-from emoe.fingerprint import fingerprint
-from emoe.gate import Gate
-from emoe.moe import layers_of
+from emoe.generations import Generation, Recipe
+from emoe.model import Model
 from emoe.prompts import check_text
-from emoe.route import HiddenRoute, PromptRoute, Route
-from emoe.schedule import noise
 from emoe.scores import Reading, Scores, join
-from emoe.text import TextEncoder, TextStates
-from emoe.uncertainty import measure, paths
-from emoe.unet import UNet
-
-log = logging.getLogger("emoe")
-
-PIXELS = 8  # of an image, to a latent pixel's side
 
 
-class EMoE:
-    """A mixture of experts with a gate, ready to score prompts."""
-
-    def __init__(self, unet: UNet, text: TextEncoder, gate: Gate, split: str = "attn2"):
-        """unet: with mixtures (`emoe.moe.mix`).  split: where samples become paths, a layer that is mixed."""
-        if split not in SPLITS[layers_of(unet)]:
-            raise EmoeError(f"split is {split!r}, where nothing is mixed; choose one of {SPLITS[layers_of(unet)]}")
-        self.unet, self.text, self.gate, self.split = unet, text, gate, split
-        self.device, self.dtype = unet.conv_in.weight.device, unet.conv_in.weight.dtype
-        self.mixture = fingerprint(gate, split, unet, text.model)
+class EMoE(Model):
+    """A mixture of experts with a gate, ready to score prompts and to draw them."""
 
     @classmethod
     def from_toml(
@@ -57,8 +34,17 @@ class EMoE:
         device: "auto", "cpu", "cuda", "cuda:1", "mps".  dtype: "auto" (float16 on cuda, else float32), "float32",
         "float16", "bfloat16".  EmoeError for anything in the way, in one line.
         """
-        weights = read_weights(path)
-        return cls(*assemble(weights, *choose(device, dtype)))
+        return cls.from_weights(read_weights(path), device=device, dtype=dtype)
+
+    @classmethod
+    def from_weights(
+        cls, weights: Weights, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
+    ) -> EMoE:
+        """The same, from a description that has been read already."""
+        with enough_memory("loading takes more than there is; use --dtype float16, or fewer experts"):
+            return cls(*assemble(weights, *choose(device, dtype)))
+
+    # Scoring --------------------------------------------------------------------------------------------------------
 
     def score(
         self,
@@ -96,80 +82,79 @@ class EMoE:
         batch_size: int | None = None,
     ) -> Iterator[Scores]:
         """The same, batch by batch, for long lists."""
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
-        if len(negatives) != len(prompts):
-            raise EmoeError(
-                f"there are {len(prompts)} prompts and {len(negatives)} negative prompts; give one, or one each"
-            )
-        for text in (*prompts, *negatives):
-            check_text(text)
-        if batch_size is None:
-            batch_size = 1 if self.device.type == "cpu" else 8
-        check_batch_size(batch_size)
-
+        pairs = _pairs(prompts, negative)
+        batch_size = self._batch_size(batch_size, 8)
         reading = self.at_own_size(reading)
-        side = reading.size // PIXELS
         with enough_memory():
-            noises = [self._noise(reading.seed + i, side) for i in range(reading.seeds)]
-            for start in range(0, len(prompts), batch_size):
-                batch = slice(start, start + batch_size)
-                yield self._score(prompts[batch], negatives[batch], noises, reading)
+            for start in range(0, len(pairs), batch_size):
+                yield scoring.score(self, *_unzipped(pairs[start : start + batch_size]), reading)
 
-    def at_own_size(self, reading: Reading) -> Reading:
-        """The reading, with the checkpoint's own size where it names none."""
-        return reading if reading.size else replace(reading, size=self.unet.config.sample_size * PIXELS)
+    # Images ---------------------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
-    def _score(self, prompts: list[str], negatives: list[str], noises: list[Tensor], reading: Reading) -> Scores:
-        text = self.text(prompts)  # (b, 77, c)
-        negative = self.text(negatives) if any(negatives) else None
-        weights = self.gate(text, negative)  # (b, e)
-        route = self._route(weights, len(prompts))
-        states, t = text.states.to(self.dtype), torch.tensor([reading.timestep], device=self.device)
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        negative: str | Sequence[str] = "",
+        *,
+        mode: str = "emoe",
+        scheduler: str = "ddim",
+        steps: int = 25,
+        guidance: float = 7.5,
+        seed: int = 0,
+        size: int | None = None,
+        max_uncertainty: float | None = None,
+        batch_size: int | None = None,
+    ) -> list[Generation]:
+        """Images, and how uncertain the model was: of each prompt its PIL images and its scores.
 
-        m = []
-        for z in noises:  # (1, 4, h, w), the same for every prompt
-            out = self.unet(z.expand(len(prompts), -1, -1, -1), t, states, route, stop_at_mid=True)
-            m.append(paths(out.m_post if reading.read_out == "post" else out.m_pre, self.gate.experts))
-        found = measure(torch.stack(m))  # (s, e, b, c, h, w) -> (b,)
+        mode: "emoe" (one image per expert's path), "fast" (one image), "mixture" (one image, no uncertainty).
+        scheduler: "ddim", "ddpm", "dpm++".  guidance: 1 is none.  max_uncertainty: prompts above get no image.
+        negative, steps, seed, size, batch_size as for `score`; the default batch size is 1 on a CPU, else 4.
+        """
+        recipe = Recipe(mode, scheduler, steps, guidance, seed, size, max_uncertainty)
+        return list(self.stream_images(prompts, negative, recipe, batch_size))
 
-        self._warn_of_truncation(text, negative)
-        self._check_finite(prompts, found.eu)
-        return Scores(
-            prompts=prompts,
-            negative_prompts=negatives,
-            eu=found.eu.cpu(),
-            uncertainty=found.uncertainty.cpu(),
-            relative=found.relative.cpu(),
-            aleatoric=found.aleatoric.cpu() if reading.seeds > 1 else None,
-            map=found.map.cpu(),
-            weights=weights,
-            reading=reading,
-            mixture=self.mixture,
-        )
+    def stream_images(
+        self,
+        prompts: str | Sequence[str],
+        negative: str | Sequence[str] = "",
+        recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
+        batch_size: int | None = None,
+        watch: generating.Watch = lambda scores: None,
+    ) -> Iterator[Generation]:
+        """The same, prompt by prompt. watch: called after every step of a batch."""
+        pairs = _pairs(prompts, negative)
+        batch_size = self._batch_size(batch_size, 4)
+        recipe = self.at_own_size(recipe)
+        with enough_memory():
+            _ = self.vae  # what cannot be had is missed before hours are spent
+            for start in range(0, len(pairs), batch_size):
+                yield from generating.generate(self, *_unzipped(pairs[start : start + batch_size]), recipe, watch)
 
-    def _noise(self, seed: int, side: int) -> Tensor:
-        return noise(seed, (1, self.unet.config.latent_channels, side, side)).to(self.device, self.dtype)
-
-    def _route(self, weights: Tensor | None, samples: int) -> Route:
-        if weights is None:
-            return HiddenRoute(samples, self.gate.experts, self.gate.top, self.split)
-        return PromptRoute(weights, self.split, self.device, self.dtype)
-
-    def _warn_of_truncation(self, *texts: TextStates | None) -> None:
-        for text in filter(None, texts):
-            for prompt in {p for p, cut in zip(text.prompts, text.truncated, strict=True) if cut}:
-                log.warning("%r is longer than %d tokens; the rest of it is not seen", prompt[:60], self.text.length)
-
-    def _check_finite(self, prompts: list[str], eu: Tensor) -> None:
-        for prompt, fine in zip(prompts, torch.isfinite(eu).tolist(), strict=True):
-            if not fine:
-                half = self.dtype == torch.float16
-                remedy = "use dtype bfloat16 or float32" if half else "these checkpoints do not go together"
-                raise EmoeError(f"{prompt[:60]!r}: activations are not finite in {self.dtype}; {remedy}")
+    def _batch_size(self, size: int | None, usual: int) -> int:
+        if size is None:
+            return 1 if self.device.type == "cpu" else usual
+        check_batch_size(size)
+        return size
 
 
 def check_batch_size(size: object) -> None:
     if type(size) is not int or size < 1:
         raise EmoeError(f"batch_size is {size!r}; it must be a whole number of at least 1")
+
+
+def _pairs(prompts: str | Sequence[str], negative: str | Sequence[str]) -> list[tuple[str, str]]:
+    """Each prompt with its negative prompt."""
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
+    if len(negatives) != len(prompts):
+        raise EmoeError(
+            f"there are {len(prompts)} prompts and {len(negatives)} negative prompts; give one, or one each"
+        )
+    for text in (*prompts, *negatives):
+        check_text(text)
+    return list(zip(prompts, negatives, strict=True))
+
+
+def _unzipped(pairs: list[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    return [prompt for prompt, _ in pairs], [negative for _, negative in pairs]

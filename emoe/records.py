@@ -11,6 +11,8 @@ from emoe.errors import EmoeError
 
 Record = dict[str, Any]
 
+KEY = "mixture"  # every record has it, no row does
+
 
 class RecordFile:
     """A file of records that a run started again goes on with.
@@ -36,10 +38,12 @@ class RecordFile:
         for number, (record, row) in enumerate(zip(self.records, rows, strict=False), start=1):
             if {key: record.get(key) for key in row} != row:
                 raise self._other(f"line {number} is not about prompt {number} of this run")
+            if KEY not in record:
+                raise self._other(f"line {number} has no {KEY}")
         rest = found[self.whole :]
         expected = _line(rows[len(self.records)])[:-2].encode() if len(self.records) < len(rows) else b""
         length = min(len(rest), len(expected))
-        if rest and (not expected or rest[:length] != expected[:length]):
+        if rest and (not expected or rest[:length] != expected[:length] or _foreign(rest)):
             raise self._other("its last line is not one of this run's")
 
     def check(self, settings: Record) -> None:
@@ -69,7 +73,7 @@ class RecordFile:
     def _parsed(self, lines: bytes) -> list[Record]:
         try:
             records = [json.loads(line) for line in lines.split(b"\n")[:-1]]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._other("it is not JSON lines") from error
         if not all(isinstance(record, dict) for record in records):
             raise self._other("it is not one object a line")
@@ -83,3 +87,12 @@ class RecordFile:
 
 def _line(record: Record) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _foreign(line: bytes) -> bool:
+    """Whether a line that does not end was cut short by no kill: it is whole, and no record."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return not isinstance(value, dict) or KEY not in value

@@ -3,7 +3,7 @@
 A route is planned on the host before the network runs; a mixture only follows it, so nothing inside a layer
 waits for the device. Disentangling the experts is a route too: one-hot, over a batch that is M times longer.
 
-Axes: b samples, e experts (and, from the split on, paths), n tokens, c channels.
+Axes: b samples, e experts (and, from the split on, paths p), g guidance halves, n tokens, c channels.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from einops import repeat
+from einops import reduce, repeat
 from torch import Tensor, nn
 
 
@@ -83,13 +83,16 @@ class HiddenRoute(Route):
     token to token. The choice has to reach the host in every mixture: the price of this gate.
     """
 
-    def __init__(self, samples: int, experts: int, top: int, split: str | None = None):
+    def __init__(self, samples: int, experts: int, top: int, split: str | None = None, halves: int = 1):
+        """halves: 2 under guidance, where a prompt is two samples that share one choice."""
         super().__init__(samples, experts, split)
-        self.top = top
+        self.top, self.halves = top, halves
 
     def shares(self, x: Tensor, gate: nn.Module) -> list[Share]:
         logits = gate(x).float()  # (rows, n, e)
-        chosen = largest(logits.sum(dim=1), self.top)  # (rows, e)
+        prompts = self.samples // self.halves
+        said = reduce(logits, "(p g b) n e -> p 1 b e", "sum", g=self.halves, b=prompts)
+        chosen = repeat(largest(said, self.top), "p 1 b e -> (p g b) e", g=self.halves)
         weights = softmax_over(logits, chosen[:, None])
         return divide(chosen.cpu(), weights.to(x.dtype))
 

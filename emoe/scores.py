@@ -13,7 +13,9 @@ from torch import Tensor
 from emoe.errors import EmoeError
 from emoe.schedule import TRAIN_STEPS, timesteps
 
-SIZE_STEP = 64  # pixels: the VAE makes 8 of them one, and the UNet halves the resolution three times
+PIXELS = 8  # of an image, to a latent pixel's side
+SIZE_STEP = 8 * PIXELS  # the UNet halves the resolution three times
+LARGEST = 8192  # pixels a side; no SD1.5 model has seen a quarter of it
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Reading:
             raise EmoeError(f"seed is {self.seed}; it must lie between 0 and 2^63 - seeds")
         if not 0 <= self.timestep < TRAIN_STEPS:
             raise EmoeError(f"timestep is {self.timestep}; it must lie between 0 and {TRAIN_STEPS - 1}")
-        if self.size is not None and (self.size < SIZE_STEP or self.size % SIZE_STEP):
-            raise EmoeError(f"size is {self.size} pixels; it must be a multiple of {SIZE_STEP}")
+        if self.size is not None and (not SIZE_STEP <= self.size <= LARGEST or self.size % SIZE_STEP):
+            raise EmoeError(f"size is {self.size} pixels; it must be a multiple of {SIZE_STEP}, {LARGEST} at most")
 
     @classmethod
     def of(cls, steps: int = 25, timestep: int | None = None, **others: Any) -> Reading:
@@ -62,6 +64,11 @@ class Scores:
     weights: Tensor | None  # (p, e) the route; None with the hidden gate, which has one in every layer
     reading: Reading
     mixture: str  # the mixture's fingerprint
+
+    def at(self, i: int) -> Scores:
+        """Those of prompt i alone."""
+        one = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Scores(**{k: v[i : i + 1] if isinstance(v, list | Tensor) else v for k, v in one.items()})
 
     def records(self) -> list[dict[str, Any]]:
         """One JSON-ready dict a prompt; numbers in the fewest digits that give the same float32."""

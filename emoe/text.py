@@ -31,16 +31,17 @@ class TextEncoder:
         self.length = model.config.max_position_embeddings
         self.end = tokenizer.eos_token_id
         self.pad = self.end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        if len(tokenizer) > model.config.vocab_size or self.end is None:
+        tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
+        if tokens > model.config.vocab_size or self.end is None:
             raise EmoeError(
-                f"the tokenizer ({len(tokenizer)} tokens, the last one {self.end}) does not go with the text encoder "
+                f"the tokenizer ({tokens} tokens, the last one {self.end}) does not go with the text encoder "
                 f"({model.config.vocab_size} tokens); name the one that does under `tokenizer`"
             )
 
     @torch.inference_mode()
     def __call__(self, prompts: list[str]) -> TextStates:
         """Padding is attended to and positions count from 0, as Stable Diffusion was trained."""
-        rows = self.tokenizer(prompts, verbose=False)["input_ids"]
+        rows = self._tokens(prompts)
         truncated = [len(row) > self.length for row in rows]
         rows = [row if len(row) <= self.length else [*row[: self.length - 1], self.end] for row in rows]
         rows = [row + [self.pad] * (self.length - len(row)) for row in rows]
@@ -52,6 +53,14 @@ class TextEncoder:
         # positions are given because files may carry corrupted ones, and a model built on meta has none
         states = self.model(ids, position_ids=position[None]).last_hidden_state
         return TextStates(prompts, states, content, truncated)
+
+    def _tokens(self, prompts: list[str]) -> list[list[int]]:
+        try:
+            return self.tokenizer(prompts, verbose=False)["input_ids"]
+        except Exception as error:  # whatever a damaged file makes of the library
+            raise EmoeError(
+                f"the tokenizer cannot read a prompt ({type(error).__name__}); name another under `tokenizer`"
+            ) from error
 
 
 @cache

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from civitai_world import World
+from random_experts import write_mixture
+from server import serve
 
+from emoe.__main__ import main
+from emoe.checkpoint import civitai, download
 from emoe.gate import PromptGate, UniformGate
 from emoe.moe import mix, origin
 from emoe.pipeline import EMoE
@@ -25,6 +31,7 @@ torch.set_num_threads(1)  # networks this small only lose by more
 def _own_cache(tmp_path, monkeypatch):
     """Nothing of the user's is read or written."""
     monkeypatch.setenv("EMOE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
 
 
 def random_unet(seed: int, config: UNetConfig = TINY) -> UNet:
@@ -101,3 +108,51 @@ def table(name: str) -> dict[str, tuple[int, ...]]:
     lines = (DATA / f"{name}.txt").read_text().splitlines()
     rows = (line.split(" ") for line in lines if not line.startswith("#"))
     return {name: tuple(map(int, shape.split("x"))) for name, shape in rows}
+
+
+# The command line ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> str:
+    """What the README's first command scores with."""
+    return str(write_mixture(tmp_path_factory.mktemp("experts")))
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main([*arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return code, captured.out, captured.err
+
+    return call
+
+
+def score(*arguments: str, weights: str) -> list[str]:
+    return ["score", "--weights", weights, "--size", "64", *arguments]
+
+
+def commands(folder: Path, source: str) -> list[list[str]]:
+    """Every command that can meet a source."""
+    path = folder / "weights.toml"
+    tables = "".join(f'[[expert]]\nsource = "{source}"\npositive = "{p}"\nnegative = ""\n' for p in "ab")
+    path.write_text(f'base = "{source}"\n{tables}', encoding="utf-8")
+    return [["inspect", source], ["inspect", "--json", source], ["score", "a red bus", "--weights", str(path)]]
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch) -> Iterator[World]:
+    """Civitai, as `World` plays it."""
+    world = World()
+    monkeypatch.setenv("EMOE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("CIVITAI_TOKEN", "TOKEN")
+    monkeypatch.setattr(download.time, "sleep", lambda _: None)
+    civitai.look_up.cache_clear()
+    with serve(world.ask) as site, serve(world.store) as storage:
+        world.site, world.storage = site, storage
+        monkeypatch.setenv("CIVITAI_ENDPOINT", site.url)
+        yield world

@@ -78,6 +78,12 @@ class Site:
         self.server = Quiet(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
+    def stop(self) -> None:
+        """Out of reach from now on; connections that are open break with the next question."""
+        self.answer = None
+        self.server.shutdown()
+        self.server.server_close()
+
 
 @contextmanager
 def serve(answer) -> Iterator[Site]:

@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from random_experts import write_mixture
+from conftest import score
 
 from emoe import EMoE, EmoeError
 from emoe.__main__ import main
-from emoe.records import RecordFile
 
 PROMPTS = ["a red bus", "punainen bussi", "a cat"]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> str:
-    """What the README's first command scores with."""
-    return str(write_mixture(tmp_path_factory.mktemp("experts")))
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([*arguments])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return code, captured.out, captured.err
-
-    return call
-
-
-def score(*arguments: str, weights: str) -> list[str]:
-    return ["score", "--weights", weights, "--size", "64", *arguments]
 
 
 def test_table(run, weights):
@@ -164,126 +139,80 @@ def test_debug_shows_where(run, monkeypatch, capsys):
 
 
 def test_a_mistake_of_ours_is_one_line_too(run, monkeypatch):
-    monkeypatch.setattr("emoe.commands.inspect._text", lambda _: 1 / 0)
+    monkeypatch.setattr("emoe.commands.inspect._lines", lambda _: 1 / 0)
     monkeypatch.setattr("emoe.checkpoint.report.report", lambda _: {"kind": "a kind", "refused": None})
     code, _, err = run("inspect", "x")
     assert code == 1
     assert "mistake in emoe (ZeroDivisionError" in err
 
 
-def test_inspect(run, weights):
-    folder = Path(weights).parent
-    code, out, err = run("inspect", str(folder / "expert_1.safetensors"))
-    assert (code, err) == (0, "")
-    assert "is an SD1.x checkpoint" in out
-    assert "8.6 M parameters in 686 tensors, float16" in out
-    code, out, _ = run("inspect", str(folder / "expert_2.safetensors"), "--json")
-    found = json.loads(out)
-    assert found["kind"] == "an SD1.x checkpoint"
-    assert found["unet_names"] == "LDM"
-    assert found["parts"]["vae"] is None
-    assert found["parts"]["unet"]["problem"] is None
-    assert len(found["files"][0]["sha256"]) == 64
+NUMBERS = [
+    *(("--steps", n) for n in ("0", "-1", "1000", "x", "1.5")),
+    *(("--seeds", n) for n in ("0", "-1", "x")),
+    *(("--seed", n) for n in ("-1", str(2**63), "x")),
+    *(("--size", n) for n in ("0", "-64", "63", "100", "x")),
+    *(("--timestep", n) for n in ("-1", "1000", "x")),
+    *(("--batch-size", n) for n in ("0", "-1", "x")),
+]
 
 
-# Results on disk ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("option", "number"), NUMBERS)
+def test_numbers_out_of_range_are_refused_before_any_file_is_opened(run, weights, monkeypatch, option, number):
+    monkeypatch.setattr("emoe.checkpoint.open.WeightsFile", lambda path: pytest.fail(f"{path} was opened"))
+    code, out, err = run("score", "a", "--weights", weights, option, number)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert option.strip("-").replace("-", "_") in err.replace("-", "_")
 
 
-def test_out(run, weights, tmp_path):
-    path = tmp_path / "scores.jsonl"
-    code, out, err = run(*score(*PROMPTS, "--out", str(path), weights=weights))
-    assert (code, out, err) == (0, "", f"emoe: 3 scores in {path}\n")
-    expected = path.read_text()
-    assert [json.loads(line)["prompt"] for line in expected.splitlines()] == PROMPTS
-
-    lines = expected.splitlines(keepends=True)
-    for kept in ("", lines[0], lines[0] + lines[1][:40], "".join(lines)):  # killed here, and started again
-        path.write_text(kept)
-        assert run(*score(*PROMPTS, "--out", str(path), weights=weights))[0] == 0
-        assert path.read_text() == expected
-    assert "holds all 3 scores already" in run(*score(*PROMPTS, "--out", str(path), weights=weights))[2]
+@pytest.fixture(scope="module")
+def mixture(weights) -> EMoE:
+    return EMoE.from_toml(weights)
 
 
-def test_out_of_another_run(run, weights, tmp_path):
-    path = tmp_path / "scores.jsonl"
-    run(*score(*PROMPTS[:2], "--out", str(path), weights=weights))
-    before = path.read_bytes()
-    for arguments, sentence in (
-        (["other", "a cat", "--out", str(path)], "line 1 is not about prompt 1"),
-        ([PROMPTS[0], "--out", str(path)], "it holds 2 records, this run has 1 prompts"),
-        ([*PROMPTS, "--seed", "5", "--out", str(path)], "its seed is 0, this run's 5"),
-        ([*PROMPTS, "--read-out", "pre", "--out", str(path)], "its read_out is post, this run's pre"),
-        ([*PROMPTS, "--dtype", "bfloat16", "--out", str(path)], "its mixture is"),
-    ):
-        code, _, err = run(*score(*arguments, weights=weights))
-        assert code == 2
-        assert sentence in err
-        assert path.read_bytes() == before
+def test_a_negative_prompt_of_spaces_is_none(mixture):
+    none, spaces, said = mixture.score(["a cat"] * 3, ["", " \t\n ", "blurry"], size=64).records()
+    assert (spaces["eu"], spaces["weights"]) == (none["eu"], none["weights"])
+    assert said["weights"] != none["weights"]
 
 
-@pytest.mark.parametrize("content", ["hello\n", "[1]\n", '{"prompt": "x"\n'])
-def test_out_that_is_no_score_file_is_kept(run, weights, tmp_path, content):
-    path = tmp_path / "notes.txt"
-    path.write_text(content)
-    assert run(*score("a cat", "--out", str(path), weights=weights))[0] == 2
-    assert path.read_text() == content
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (
+            "p.jsonl",
+            '{"prompt": "a", "negative_prompt": "x"}\n{"prompt": "a", "negative_prompt": ""}\n{"prompt": "a"}\n',
+        ),
+        ("p.csv", 'prompt,negative_prompt\na,x\na," "\na,\n'),
+    ],
+    ids=["jsonl", "csv"],
+)
+def test_whose_negative_prompt_counts(run, weights, mixture, tmp_path, name, content):
+    """Its own, also where that is empty; else that of --negative. An empty cell says nothing."""
+    (tmp_path / name).write_text(content)
+    arguments = "--prompts", str(tmp_path / name), "--json", "--negative", "blurry"
+    records = [json.loads(line) for line in run(*score(*arguments, weights=weights))[1].splitlines()]
+    expected = mixture.score(["a"] * 3, ["x", "", "blurry"], size=64)
+    assert [r["negative_prompt"].strip() for r in records] == expected.negative_prompts
+    assert [r["weights"] for r in records] == [r["weights"] for r in expected.records()]
 
 
-def test_out_where_nothing_can_be_written(run, weights, tmp_path):
-    code, _, err = run(*score("a cat", "--out", str(tmp_path / "no" / "x.jsonl"), weights=weights))
-    assert (code, "there is no folder" in err) == (2, True)
-    code, _, err = run(*score("a cat", "--out", str(tmp_path), weights=weights))
-    assert (code, "is not a file that can be written to" in err) == (2, True)
+OUT_OF_MEMORY = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nSee the documentation"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: Error code 12"),
+]
 
 
-def test_a_full_disk(tmp_path):
-    """Linux's /dev/full takes nothing."""
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full here")
-    file = RecordFile(tmp_path / "x.jsonl", [{"prompt": "a"}])
-    file.path = Path("/dev/full")
-    with pytest.raises(EmoeError, match="No space left on device"):
-        file.write([{"prompt": "a"}])
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_out_of_memory(run, weights, mixture, monkeypatch, error):
+    def forward(*_, **__):
+        raise error
 
-
-def test_a_bad_weights_file_leaves_no_output(run, tmp_path):
-    (tmp_path / "weights.toml").write_text("base = 3")
-    out = tmp_path / "scores.jsonl"
-    assert run("score", "a", "--weights", str(tmp_path / "weights.toml"), "--out", str(out))[0] == 2
-    assert not out.exists()
-
-
-# As processes -------------------------------------------------------------------------------------------------------
-
-
-def process(*arguments: str, **more) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "emoe", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
-    )
-
-
-def test_a_reader_that_leaves(weights):
-    found = process(*score(*PROMPTS * 5, "--json", weights=weights))
-    found.stdout.readline()
-    found.stdout.close()
-    assert found.stderr.read() == ""
-    assert found.wait(60) == 0
-
-
-def test_ctrl_c_keeps_what_is_done(weights, tmp_path):
-    import signal
-    import time
-
-    path = tmp_path / "scores.jsonl"
-    found = process(*score(*[f"prompt {i}" for i in range(500)], "--out", str(path), weights=weights))
-    for _ in range(600):
-        if path.exists() and path.stat().st_size:
-            break
-        time.sleep(0.1)
-    os.kill(found.pid, signal.SIGINT)
-    assert found.wait(60) == 130
-    assert found.stderr.read() == "emoe: stopped\n"
-    assert all(json.loads(line)["eu"] > 0 for line in path.read_text().splitlines())
+    monkeypatch.setattr(EMoE, "from_toml", lambda *_, **__: mixture)
+    monkeypatch.setattr("emoe.unet.UNet.forward", forward)
+    code, out, err = run(*score("a cat", weights=weights))
+    assert (code, out) == (2, "")
+    assert err == "emoe: out of memory: use a smaller --batch-size or --size\n"
 
 
 def test_help_does_not_wait_for_torch():

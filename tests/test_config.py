@@ -63,7 +63,7 @@ MISTAKES = {
     "top text": ('top = "2"\n' + GOOD, "top is '2'"),
     "layers": ('layers = "al"\n' + GOOD, "layers is 'al'; choose one of 'attn', 'ff', 'all'"),
     "gate": ('gate = "random"\n' + GOOD, "gate is 'random'; choose one of"),
-    "hidden gate": ('gate = "hidden"\n' + GOOD, "only a SegMoE checkpoint brings"),
+    "hidden gate": ('gate = "hidden"\n' + GOOD.replace('positive = "photo"', ""), "expert 1: positive is missing"),
     "uniform gate with top": ('gate = "uniform"\ntop = 1\n' + GOOD, "uses all 2 experts; delete it"),
     "split": ('split = "conv"\n' + GOOD, "split is 'conv'; choose one of"),
     "split not mixed": ('layers = "attn"\nsplit = "ff"\n' + GOOD, "which layers = 'attn' does not mix"),

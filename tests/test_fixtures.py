@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from emoe.checkpoint.load_text import load_text
 from emoe.checkpoint.load_unet import load_unet
+from emoe.checkpoint.load_vae import load_vae
 from emoe.checkpoint.open import open_checkpoint
 from emoe.pipeline import EMoE
 from emoe.route import HiddenRoute
@@ -37,6 +38,10 @@ def test_ldm_tiny():
     assert close(out.noise, expected["eps"]) < TENSOR
     assert close(out.m_pre, expected["m_pre"]) < TENSOR
     assert close(out.m_post, expected["m_post"]) < TENSOR
+    vae = load_vae(checkpoint.parts["vae"])
+    assert close(vae.decode(expected["z"]), expected["image"]) < TENSOR
+    assert close(vae.quant_conv(vae.encoder(expected["pixels"])), expected["moments"]) < TENSOR
+    assert close(vae.encode(expected["pixels"]), expected["moments"][:, :4] * 0.18215) < TENSOR
 
 
 EXPERTS = json.loads((FIXTURES / "experts-tiny" / "expected.json").read_text()) if FIXTURES.is_dir() else {"cases": []}

@@ -5,6 +5,7 @@ import torch
 from conftest import close, sample
 
 from emoe.unet import UNet, UNetConfig
+from emoe.vae import VAE
 
 
 @pytest.mark.full_size
@@ -25,3 +26,24 @@ def test_the_dense_unet_equals_diffusers():
     assert close(found.noise, expected) < 1e-5
     assert close(found.m_pre, seen["m_pre"]) < 1e-5
     assert close(found.m_post, seen["m_post"]) < 1e-5
+
+
+@pytest.mark.full_size
+@torch.inference_mode()
+def test_the_vae_equals_diffusers():
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    theirs = diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+    ).eval()
+    with torch.device("meta"):
+        ours = VAE()
+    ours.load_state_dict(theirs.state_dict(), strict=True, assign=True)
+    assert sum(p.numel() for p in ours.parameters()) == 83_653_863
+
+    image, latents = torch.rand(1, 3, 256, 256) * 2 - 1, torch.randn(1, 4, 32, 32)
+    assert close(ours.encode(image), theirs.encode(image).latent_dist.mean * 0.18215) < 1e-5
+    assert close(ours.decode(latents), theirs.decode(latents / 0.18215).sample) < 1e-5

@@ -1,13 +1,10 @@
-"""The uncertainty, the noise and the timesteps, against sums written out."""
+"""The uncertainty, against sums written out."""
 
 import math
 
 import numpy
-import pytest
 import torch
 
-from emoe.errors import EmoeError
-from emoe.schedule import noise, timesteps
 from emoe.uncertainty import measure, paths
 
 
@@ -49,31 +46,3 @@ def test_a_small_variance_around_a_large_mean_survives():
 def test_paths_are_path_major():
     m = torch.arange(6.0).reshape(6, 1, 1, 1)
     assert paths(m, 3)[..., 0, 0, 0].tolist() == [[0, 1], [2, 3], [4, 5]]
-
-
-def test_timesteps():
-    assert timesteps(25)[:2] == [961, 921]
-    assert timesteps(25)[-2:] == [41, 1]
-    assert timesteps(50)[:2] == [981, 961]
-    assert len(timesteps(50)) == 50
-    assert timesteps(1) == [1]
-    assert timesteps(999)[0] == 999
-    for steps in (0, -1, 1000):
-        with pytest.raises(EmoeError, match="between 1 and 999"):
-            timesteps(steps)
-
-
-def test_timesteps_are_those_of_diffusers():
-    diffusers = pytest.importorskip("diffusers")
-    for steps in (1, 10, 25, 30, 50, 333):
-        theirs = diffusers.DDIMScheduler(timestep_spacing="leading", steps_offset=1)
-        theirs.set_timesteps(steps)
-        assert timesteps(steps) == theirs.timesteps.tolist()
-
-
-def test_noise_belongs_to_its_seed():
-    a, b = noise(0, (1, 4, 8, 8)), noise(0, (1, 4, 8, 8))
-    torch.manual_seed(123)
-    assert torch.equal(a, b)
-    assert torch.equal(a, torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
-    assert not torch.equal(a, noise(1, (1, 4, 8, 8)))

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from conftest import commands
 
-from emoe.checkpoint.source import Civitai, Hub, Local, parse
+from emoe.checkpoint.source import Civitai, Hub, Local, parse, plain
 from emoe.errors import EmoeError
 
 REPO = "SG161222/Realistic_Vision_V6.0_B1_noVAE"
@@ -29,6 +30,7 @@ FORMS = {
     "https://civitai.com/api/download/models/128713?type=Model&fp=fp16&token=SECRET": Civitai(
         128713, None, (("fp", "fp16"), ("type", "Model"))
     ),
+    "HTTPS://Civitai.com/api/download/models/128713?api_key=SECRET": Civitai(128713),
 }
 
 
@@ -66,7 +68,41 @@ def test_what_is_no_source(text, tmp_path):
         parse(text, tmp_path)
 
 
-def test_secrets_do_not_show_in_errors():
-    with pytest.raises(EmoeError) as caught:
-        parse("https://example.org/x.safetensors?token=SECRET")
-    assert "SECRET" not in str(caught.value)
+PLAIN = {
+    "models/a#1?.safetensors": "models/a#1?.safetensors",  # a path may hold anything
+    "C:/models/a.ckpt": "C:/models/a.ckpt",
+    f"{REPO}@main/a.ckpt": f"{REPO}@main/a.ckpt",
+    "civitai:128713": "civitai:128713",
+    "urn:air:sd1:checkpoint:civitai:4384@128713": "urn:air:sd1:checkpoint:civitai:4384@128713",
+    f"https://huggingface.co/{REPO}/tree/fp16": f"https://huggingface.co/{REPO}/tree/fp16",
+    "https://user:p@SECRET@example.org/a@b.ckpt?x=SECRET#SECRET": "https://example.org/a@b.ckpt",
+}
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_what_is_shown_of_a_source(text):
+    assert plain(text) == PLAIN[text]
+
+
+SECRETS = [
+    "https://example.org/x.safetensors?token=SECRET",
+    "https://example.org/x.safetensors#token=SECRET",
+    "https://user:SECRET@example.org/x.safetensors",
+    "HTTPS://user:SECRET@example.org/x?token=SECRET",
+    "https:/user:SECRET@example.org/x",
+    "https://user:SECRET@exa℀mple.org/x",
+    "https://user:SECRET@[x/y",
+    "ftp://user:SECRET@example.org/x?token=SECRET",
+    "https://civitai.com/user/x?token=SECRET",
+    "civitai:128713?token=SECRET",
+    "urn:air:sd1:checkpoint:civitai:1@2?token=SECRET",
+]
+
+
+@pytest.mark.parametrize("source", SECRETS)
+def test_secrets_do_not_show(run, tmp_path, source):
+    for arguments in commands(tmp_path, source):
+        code, out, err = run(*arguments)
+        assert code == 2
+        assert "SECRET" not in out + err
+        assert err.count("\n") == 1

@@ -21,8 +21,12 @@ FIXED = {
     "mid_block_scale_factor": 1,
     "norm_eps": 1e-5,
     "resnet_time_scale_shift": "default",
+    "time_embedding_act_fn": None,
+    "timestep_post_act": None,
 }
+WIDEST = 2**14  # SD1.5's widest layer has 1,280; a file without a single number can name any width
 FULL_SIZE = 64  # latent pixels a side; what a file without a config was trained on
+LARGEST_SIZE = 1024  # a config must not ask for all of the memory
 
 
 def unet_config(shapes: Shapes, config: Mapping[str, Any], where: str) -> UNetConfig:
@@ -33,13 +37,16 @@ def unet_config(shapes: Shapes, config: Mapping[str, Any], where: str) -> UNetCo
     block = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
     try:
         channels = tuple(shapes[f"down_blocks.{i}.resnets.0.conv1.weight"][0] for i in range(4))
-        text = shapes.get(f"{block}.weight") or shapes[f"{block}.experts.0.weight"]
+        text = shapes[f"{block}.weight" if f"{block}.weight" in shapes else f"{block}.experts.0.weight"]
         text_dim, latent_channels = text[1], shapes["conv_in.weight"][1]
     except KeyError as error:
         raise EmoeError(f"{where}: its UNet lacks {error.args[0]}; the file is damaged, download it again") from error
     except IndexError as error:
         raise EmoeError(f"{where}: its UNet's tensors have other shapes than SD1.5's; use another file") from error
     heads, groups = _heads(config, where), positive(config, "norm_num_groups", UNetConfig.groups, where)
+    for width in (*channels, text_dim, latent_channels):
+        if not 1 <= width <= WIDEST:
+            raise EmoeError(f"{where}: its UNet has a layer {width} wide; the file is broken, use another")
     for width in channels:
         if width % heads or width % groups:
             raise EmoeError(
@@ -72,6 +79,8 @@ def _heads(config: Mapping[str, Any], where: str) -> int:
 def _sample_size(config: Mapping[str, Any], where: str) -> int:
     """Configs written before diffusers 0.9 say 32 for networks trained on 64."""
     size = positive(config, "sample_size", FULL_SIZE, where)
+    if size > LARGEST_SIZE:
+        raise EmoeError(f"{where}: its config.json sets sample_size to {size}; it must be at most {LARGEST_SIZE}")
     version = str(config.get("_diffusers_version", "1.0")).split(".")
     old = version[0] == "0" and version[1:2] and version[1].isdecimal() and int(version[1]) < 9
     return max(size, FULL_SIZE) if old else size

@@ -6,19 +6,21 @@ folder), CIVITAI_ENDPOINT (another server, for tests and mirrors).
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import requests
 
-from emoe.checkpoint.download import USER_AGENT, download
+from emoe.checkpoint.download import CHUNK, USER_AGENT, download
 from emoe.checkpoint.memory import cache_folder, recall, remember
-from emoe.checkpoint.source import Civitai
+from emoe.checkpoint.settings import LIMIT
+from emoe.checkpoint.source import Civitai, plain
 from emoe.errors import EmoeError
 
 log = logging.getLogger("emoe")
@@ -60,7 +62,7 @@ def fetch(source: Civitai) -> Path:
         folder / (stem + FORMATS[file.format]),
         size=file.size,
         sha256=file.sha256,
-        token=os.environ.get("CIVITAI_TOKEN"),
+        token=_token(),
         answers=ANSWERS,
     )
 
@@ -73,55 +75,69 @@ def look_up(source: Civitai) -> tuple[str, CivitaiFile]:
     """
     question = f"{os.environ.get('CIVITAI_ENDPOINT')} {source!r}"
     try:
-        host, version = _metadata(source)
+        told = _metadata(source)
     except requests.RequestException as error:
         told = recall(question)
         if told is None:
             raise EmoeError(f"Civitai cannot be reached ({type(error).__name__}); try again later") from error
         log.warning("no network: Civitai's %s as it was when last seen", source)
-        return told["host"], CivitaiFile(**told["file"])
     try:
+        host, version = told["host"], told["version"]
         _check(version)
         file = _choose(version, source.wanted)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise EmoeError(f"Civitai's answer about {source} is not understood ({error!r}); try again later") from error
     if file.sha256 is None:
         log.warning("Civitai knows no hash of %s yet, so only its size can be verified", file.name)
-    remember(question, {"host": host, "file": asdict(file)})
+    remember(question, told)
     return host, file
 
 
-def _metadata(source: Civitai) -> tuple[str, dict[str, Any]]:
-    """The host that knows the version (mature models have one of their own), and what it says."""
+def _metadata(source: Civitai) -> dict[str, Any]:
+    """The host that knows the version (mature models have one of their own), and what it says of it."""
     chosen = os.environ.get("CIVITAI_ENDPOINT")
     hosts = [chosen.rstrip("/")] if chosen else HOSTS
     for host in hosts:
-        number = source.version
+        number, last = source.version, host == hosts[-1]
         if number is None:
-            versions = _get(f"{host}/api/v1/models/{source.model}", last=host == hosts[-1]).get("modelVersions")
-            newest = versions[0] if isinstance(versions, list) and versions else {}
-            number = newest.get("id") if isinstance(newest, dict) else None
-        found = number and _get(f"{host}/api/v1/model-versions/{number}", last=host == hosts[-1])
-        if found:
-            return host, found
+            match _get(f"{host}/api/v1/models/{source.model}", last):
+                case {"modelVersions": [{"id": int(newest)}, *_]}:
+                    number = newest
+        found = _get(f"{host}/api/v1/model-versions/{number}", last) if number else None
+        if found is not None:
+            return {"host": host, "version": found}
     raise EmoeError(f"Civitai has no version of model {source.model}: check its number in the page's address")
 
 
-def _get(url: str, last: bool) -> dict[str, Any]:
-    """A JSON answer; {} where this host does not know it and another may."""
-    token = os.environ.get("CIVITAI_TOKEN")
+def _get(url: str, last: bool) -> dict[str, Any] | None:
+    """A JSON object; None where this host does not know it and another may."""
+    token, body = _token(), b""
     headers = {"User-Agent": USER_AGENT} | ({"Authorization": f"Bearer {token}"} if token else {})
-    answer = requests.get(url, headers=headers, timeout=30)
-    if answer.status_code == 404 and not last:
-        return {}
-    if answer.status_code != 200:
-        told = ANSWERS.get(answer.status_code, f"answered {answer.status_code}; try again later")
-        raise EmoeError(f"Civitai {told} ({url})")
+    with requests.get(url, headers=headers, timeout=30, stream=True) as answer:
+        if answer.status_code == 404 and not last:
+            return None
+        if answer.status_code != 200:
+            told = ANSWERS.get(answer.status_code, f"answered {answer.status_code}; try again later")
+            raise EmoeError(f"Civitai {told} ({plain(url)})")
+        for chunk in answer.iter_content(CHUNK):
+            body += chunk
+            if len(body) > LIMIT:
+                raise EmoeError(f"Civitai's answer is too long for what it is ({plain(url)}); try again later")
     try:
-        value = answer.json()
-    except requests.JSONDecodeError as error:
-        raise EmoeError(f"Civitai answered something else than JSON ({url}); try again later") from error
-    return value if isinstance(value, dict) else {}
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise EmoeError(f"Civitai answered something else than JSON ({plain(url)}); try again later") from error
+    if not isinstance(value, dict):
+        raise EmoeError(f"Civitai answered something else than a JSON object ({plain(url)}); try again later")
+    return value
+
+
+def _token() -> str | None:
+    """The user's API key; EmoeError for what no header can hold."""
+    token = os.environ.get("CIVITAI_TOKEN", "").strip()
+    if not (token.isascii() and token.isprintable()):
+        raise EmoeError("CIVITAI_TOKEN holds characters that no API key has; copy it from your account again")
+    return token or None
 
 
 def _check(version: dict[str, Any]) -> None:

@@ -188,7 +188,7 @@ KINDS: tuple[tuple[str, Callable[[Keys], bool], str | None], ...] = (
         lambda k: "time_embedding.cond_proj.weight" in k.unet,
         "its UNet takes an extra input that changes every result; use the model it was distilled from",
     ),
-    (SEGMOE, lambda k: bool(k.text_widths) and k.holds(".experts.0."), None),
+    (SEGMOE, lambda k: bool(k.text_widths) and any(".experts.0." in name for name in k.unet), None),
     (
         "a UNet without cross-attention",
         lambda k: bool(k.unet) and not k.text_widths,

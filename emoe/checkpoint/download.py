@@ -15,6 +15,7 @@ import requests
 from filelock import FileLock
 from tqdm import tqdm
 
+from emoe.checkpoint.source import plain
 from emoe.errors import EmoeError
 
 USER_AGENT = "emoe"  # a browser's name would turn errors into web pages
@@ -69,7 +70,7 @@ def _fetch(url: str, part: Path, size: int, token: str | None, answers: Mapping[
             moved = part.exists() and part.stat().st_size > have
             failures = 0 if moved else failures + 1
             if failures >= ATTEMPTS:
-                raise EmoeError(f"the download of {_plain(url)} keeps failing ({reason}); try again later")
+                raise EmoeError(f"the download of {plain(url)} keeps failing ({reason}); try again later")
             if not moved:
                 time.sleep(2 ** (failures - 1))
 
@@ -91,7 +92,7 @@ def _stream(
             for chunk in answer.iter_content(CHUNK):
                 have += len(chunk)
                 if have > size:
-                    raise _wrong(part, f"{_plain(url)} sends more than the {size} bytes it was said to have")
+                    raise _wrong(part, f"{plain(url)} sends more than the {size} bytes it was said to have")
                 file.write(chunk)
                 bar.update(len(chunk))
 
@@ -102,18 +103,18 @@ def _check(answer: requests.Response, url: str, part: Path, have: int, size: int
     if status >= 500:
         raise requests.ConnectionError(f"status {status}")
     if status not in (200, 206, 416):
-        raise EmoeError(f"{_plain(url)}: the server {answers.get(status, f'answered {status}; check the address')}")
+        raise EmoeError(f"{plain(url)}: the server {answers.get(status, f'answered {status}; check the address')}")
     if headers.get("Content-Type", "").startswith("text/html"):
-        raise EmoeError(f"{_plain(url)} answered with a web page instead of a file: {answers.get(401, 'log in')}")
+        raise EmoeError(f"{plain(url)} answered with a web page instead of a file: {answers.get(401, 'log in')}")
     if status == 200:
         place, total = 0, headers.get("Content-Length")
     else:
         span = re.match(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", headers.get("Content-Range", ""))
         place, total = (int(span[1]) if span and span[1] else None), span and span[2]
     if total not in (None, "*", str(size)):
-        raise _wrong(part, f"{_plain(url)} has {total} bytes, but was said to have {size}")
+        raise _wrong(part, f"{plain(url)} has {total} bytes, but was said to have {size}")
     if place not in (0, have) or (status == 206 and place != have):
-        raise _wrong(part, f"{_plain(url)} does not resume where it is asked to")
+        raise _wrong(part, f"{plain(url)} does not resume where it is asked to")
 
 
 def _wrong(part: Path, what: str) -> EmoeError:
@@ -134,8 +135,3 @@ def _room(part: Path, size: int) -> None:
     free = shutil.disk_usage(part.parent).free
     if missing > free:
         raise EmoeError(f"{part.parent} has {free / 1e9:.1f} GB free, the download needs {missing / 1e9:.1f} GB")
-
-
-def _plain(url: str) -> str:
-    """An address without its query, which may hold a secret."""
-    return url.partition("?")[0]

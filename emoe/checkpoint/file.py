@@ -6,15 +6,13 @@ names on an allow-list, and never otherwise.
 
 from __future__ import annotations
 
-import _codecs
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import NamedTuple
 
-import numpy
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -46,21 +44,27 @@ class Entry(NamedTuple):
     dtype: torch.dtype | str  # the file's own word where torch has none
 
 
-class ModelCheckpoint:
-    """Stands in for the class of that name which Lightning's checkpoints mention; Lightning is not needed."""
+class Ignored:
+    """Stands in for whatever else original .ckpt files mention, Lightning's classes and numpy's numbers.
+
+    Not numpy itself, whose dtypes trust what a file says of them: a wrong byte crashed the process.
+    """
+
+    def __init__(self, *_: object):
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
 
 
-def _allowed() -> list:
-    """The names that original .ckpt files need besides plain tensors; numpy 1 and 2 spell `scalar` differently."""
-    scalar = numpy._core.multiarray.scalar if hasattr(numpy, "_core") else numpy.core.multiarray.scalar
-    return [
-        (ModelCheckpoint, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),
-        (scalar, "numpy.core.multiarray.scalar"),
-        (scalar, "numpy._core.multiarray.scalar"),
-        numpy.dtype,
-        numpy.dtypes.Float64DType,
-        _codecs.encode,
-    ]
+IGNORED = (
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+    "_codecs.encode",
+)
+LONGEST_NAME = 300  # characters; real ones have some 100
 
 
 class WeightsFile:
@@ -80,6 +84,9 @@ class WeightsFile:
         else:
             self.metadata = {}
             self.entries = {name: Entry(tuple(t.shape), t.dtype) for name, t in self._unpickled().items()}
+        for name in self.entries:
+            if len(name) > LONGEST_NAME or not name.isprintable():
+                raise EmoeError(f"{path} holds a tensor named {name[:60]!r}; the file is broken, use another")
 
     def read(self, name: str) -> Tensor:
         """One tensor, as stored, on the CPU. May be a view of the file: copy what is to outlive it."""
@@ -104,24 +111,34 @@ class WeightsFile:
                 return entries, handle.metadata() or {}
         except SafetensorError as error:
             raise EmoeError(
-                f"{self.path} is a damaged or cut-off safetensors file ({error}); download it again"
+                f"{self.path} is a damaged or cut-off safetensors file ({_first_line(error)}); download it again"
             ) from error
 
     def _unpickled(self) -> dict[str, Tensor]:
         if self._tensors is None:
             try:
-                with torch.serialization.safe_globals(_allowed()), self.path.open("rb") as file:
+                allowed = [(Ignored, name) for name in IGNORED]
+                with torch.serialization.safe_globals(allowed), self.path.open("rb") as file:
                     # torch maps zips alone, and takes the extension's word for it where it is given a path
                     mapped = self.container == ZIP_PICKLE and self.path.suffix != ".safetensors"
                     source = self.path if mapped else file
                     tree = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
             except Exception as error:  # whatever a damaged or hostile file makes of torch's unpickler
                 raise EmoeError(f"{self.path} {_why_not(error)}") from error
-            self._tensors = dict(flatten(unwrap(tree)))
-            for name, tensor in self._tensors.items():
-                if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_meta:
-                    raise EmoeError(f"{self.path} holds {name}, which is no ordinary tensor; use the safetensors file")
+            self._tensors = self._ordinary(flatten(unwrap(tree)))
         return self._tensors
+
+    def _ordinary(self, named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        """Each name once, and of every tensor every number in the file: a few bytes can claim terabytes."""
+        size, tensors = self.path.stat().st_size, {}
+        for name, tensor in named:
+            if name in tensors:
+                raise EmoeError(f"{self.path} holds {name} twice; the file is broken, use another")
+            odd = tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_meta
+            if odd or tensor.nbytes > size:
+                raise EmoeError(f"{self.path} holds {name}, which is no ordinary tensor; use the safetensors file")
+            tensors[name] = tensor
+        return tensors
 
 
 def _why_not(error: Exception) -> str:
@@ -131,8 +148,12 @@ def _why_not(error: Exception) -> str:
             f"is a pickle that asks for more than tensors ({asked[1]}), which could run code; nothing of it was run. "
             "Use the model's safetensors file, or convert it with a tool you trust"
         )
-    reason = f"{type(error).__name__}: {str(error).splitlines()[0][:80]}" if str(error) else type(error).__name__
+    reason = ": ".join(filter(None, (type(error).__name__, _first_line(error))))
     return f"is a damaged or cut-off pickle ({reason}); download it again"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:80]
 
 
 def sniff(path: Path) -> str:
@@ -169,7 +190,7 @@ def _sniff_zip(path: Path) -> str:
         return ZIP_PICKLE
     raise EmoeError(
         f"{path} is a zip archive, not a checkpoint: unpack it and name the file or folder inside (it starts with "
-        f"{', '.join(names[:3])})"
+        f"{', '.join(map(repr, names[:3]))})"
     )
 
 

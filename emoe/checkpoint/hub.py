@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub import constants, errors
@@ -19,6 +21,15 @@ log = logging.getLogger("emoe")
 # The Hub's errors; those of its HTTP client, whose class the library has changed before (today httpx2.HTTPError: no
 # connection, time-out, protocol); and the disk's.
 FAILURES = (errors.HfHubHTTPError, errors.HfHubHTTPError.__bases__[0], errors.EntryNotFoundError, OSError)
+# What the library makes of an answer that is none, a log-in page for example.
+ODD = (AttributeError, KeyError, TypeError, ValueError, RecursionError)
+# What no cache can mend. UnicodeEncodeError: a token that no header can hold.
+REFUSALS = (
+    errors.RepositoryNotFoundError,
+    errors.RevisionNotFoundError,
+    errors.HFValidationError,
+    UnicodeEncodeError,
+)
 
 
 class HubFolder(Folder):
@@ -67,22 +78,32 @@ def repository(repo: str, revision: str | None = None) -> Folder:
     question = f"{constants.ENDPOINT} {repo}@{revision or 'main'}"
     try:
         info = huggingface_hub.HfApi().model_info(repo, revision=revision)
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
+        told = {"commit": info.sha, "files": [sibling.rfilename for sibling in info.siblings or []]}
+        folder = _folder(repo, revision, told)
+    except REFUSALS as error:
         raise EmoeError(_explain(repo, revision, error)) from error
-    except FAILURES as error:
+    except (*FAILURES, *ODD) as error:
         if _refused(error):
             raise EmoeError(_explain(repo, revision, error)) from error
         return _last_seen(repo, revision, recall(question), error)
-    listing = [sibling.rfilename for sibling in info.siblings or []]
-    remember(question, {"commit": info.sha, "files": listing})
-    return HubFolder(repo, revision, info.sha, listing)
+    remember(question, told)
+    return folder
+
+
+def _folder(repo: str, revision: str | None, told: Any) -> HubFolder:
+    """The repository as a listing describes it; ValueError for what is no listing."""
+    match told:
+        case {"commit": str(commit), "files": [*files]} if all(isinstance(name, str) for name in files):
+            return HubFolder(repo, revision, commit, files)
+    raise ValueError("no listing")
 
 
 def _last_seen(repo: str, revision: str | None, told: dict | None, error: Exception) -> Folder:
     """What the repository held when it was last seen, by us or by another program."""
-    if told:
+    with suppress(ValueError):
+        folder = _folder(repo, revision, told)
         log.warning("no network: %s as it was when last seen", repo)
-        return HubFolder(repo, revision, told["commit"], told["files"])
+        return folder
     try:  # no patterns: whatever another program has left of it
         cached = huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=[])
     except errors.LocalEntryNotFoundError:
@@ -113,6 +134,8 @@ def _explain(repo: str, revision: str | None, error: Exception) -> str:
         return f"{nor}{where} does not exist or is private ({status}): check the name; if it is private, {login}"
     if isinstance(error, errors.HFValidationError):
         return f"{repo!r} is not the name of a Hub repository; write owner/name"
+    if isinstance(error, UnicodeEncodeError):
+        return f"{where} cannot be asked for: the token holds characters that no token has; {login}"
     if isinstance(error, errors.OfflineModeIsEnabled):
         return f"{nor}{where} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it; unset it for the first run"
     if status == 403:
@@ -125,5 +148,5 @@ def _explain(repo: str, revision: str | None, error: Exception) -> str:
         return f"{nor}{where} is not known (404): check the name, and HF_ENDPOINT if it is set"
     if not status and isinstance(error, OSError) and error.errno:
         return f"cannot store {where} in the Hub's cache: {os.strerror(error.errno)}"
-    reason = f"answered {status}" if status else f"cannot be reached ({type(error).__name__})"
+    reason = f"answered {status}" if status else f"cannot be reached or understood ({type(error).__name__})"
     return f"{nor}{where} {reason}; try again later, or download it and name its path"

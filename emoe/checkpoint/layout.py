@@ -84,7 +84,7 @@ def _shards(folder: Folder, index: str) -> list[str]:
         if Path(name).name != name or "\\" in name or name in ("", ".", ".."):
             raise EmoeError(f"{folder}/{index} names {name!r}, which is not a file in its own folder; do not trust it")
         if not folder.has(name):
-            raise EmoeError(f"{folder} lacks {name}, which {index} names; download it again")
+            raise EmoeError(f"{folder} lacks {name!r}, which {index} names; download it again")
     return shards
 
 
@@ -125,4 +125,4 @@ def sidecar_says_v(folder: Folder, name: str) -> bool:
             text = file.read(LIMIT)
     except OSError as error:
         raise EmoeError(f"cannot read {folder}/{sidecar}: {error.strerror}") from error
-    return bool(re.search(r"^\s*parameterization:\s*[\"']?v[\"']?\s*(#.*)?$", text, re.MULTILINE))
+    return bool(re.search(r"^[ \t]*parameterization:[ \t]*[\"']?v[\"']?[ \t]*(#.*)?$", text, re.MULTILINE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -48,10 +49,14 @@ def load_text(part: Part, tokenizer: Folder | None, device: Any = "cpu") -> Text
 
 
 def _without_skipped_layers(part: Part, layers: int) -> Part:
-    kept = {
-        n: place for n, place in part.places.items() if n.split(".")[1] != "layers" or int(n.split(".")[2]) < layers
-    }
+    kept = {name: place for name, place in part.places.items() if _layer(name) < layers}
     return replace(part, places=kept)
+
+
+def _layer(name: str) -> int:
+    """The number of the layer that a tensor lies in; -1 outside of layers."""
+    match = re.match(r"encoder\.layers\.(\d+)\.", name)
+    return int(match[1]) if match else -1
 
 
 def text_config(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], where: str) -> CLIPTextConfig:
@@ -62,23 +67,27 @@ def text_config(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]
         inner = shapes["encoder.layers.0.mlp.fc1.weight"][0]
     except (KeyError, ValueError, IndexError) as error:
         raise EmoeError(f"{where}: its text encoder is incomplete ({error}); download it again") from error
-    layers = 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.layers."))
+    layers = 1 + max(map(_layer, shapes))
+    kept = positive(config, "num_hidden_layers", layers, where)
     heads = positive(config, "num_attention_heads", max(1, width // 64), where)
     activation, eps = config.get("hidden_act", "quick_gelu"), config.get("layer_norm_eps", 1e-5)
     if positions == 248:
         raise EmoeError(f"{where}: its text encoder is LongCLIP (248 positions); SD1.5 was trained on 77")
     if vocabulary > CLIP_TOKENS + BAKED_IN:
         raise EmoeError(f"{where}: its text encoder knows {vocabulary} tokens, CLIP {CLIP_TOKENS}; use another base")
-    if layers > MOST_LAYERS or width % heads or activation not in ("quick_gelu", "gelu") or type(eps) is not float:
+    sizes_fit = all((vocabulary, positions, inner, width)) and width % heads == 0 and kept <= layers <= MOST_LAYERS
+    eps_fits = type(eps) is float and 0 < eps < 1
+    if not (sizes_fit and eps_fits and activation in ("quick_gelu", "gelu")):
         raise EmoeError(
-            f"{where}: {layers} layers, {width} wide, {heads} heads, hidden_act {activation!r}, layer_norm_eps {eps!r} "
-            "make no CLIP text encoder; its config.json is wrong, or the file broken"
+            f"{where}: {layers} layers, {width} wide, num_hidden_layers {kept}, num_attention_heads {heads}, "
+            f"hidden_act {activation!r}, layer_norm_eps {eps!r} make no CLIP text encoder; its config.json is wrong, "
+            "or the file broken"
         )
     return CLIPTextConfig(
         vocab_size=min(vocabulary, CLIP_TOKENS),
         hidden_size=width,
         intermediate_size=inner,
-        num_hidden_layers=min(layers, positive(config, "num_hidden_layers", layers, where)),  # fewer: clip skip
+        num_hidden_layers=kept,  # fewer than there are: clip skip
         num_attention_heads=heads,
         max_position_embeddings=positions,
         hidden_act=activation,

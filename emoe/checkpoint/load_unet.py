@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from emoe.checkpoint.architecture import unet_config
 from emoe.checkpoint.detect import SEGMOE
 from emoe.checkpoint.parts import Checkpoint, Part
 from emoe.errors import EmoeError
-from emoe.moe import mix, origin
+from emoe.moe import is_gate, mix, origin
 from emoe.unet import UNet
 
 log = logging.getLogger("emoe")
@@ -33,14 +34,14 @@ def load_unet(checkpoint: Checkpoint, **to: Any) -> UNet:
     part = checkpoint.parts["unet"]
     unet = build(part)
     check(part, unet)
-    return _fill(unet, {name: (checkpoint, name) for name in unet.state_dict()}, **to)
+    return _fill(unet, {name: (checkpoint, name) for name in unet.state_dict()}, {}, **to)
 
 
-def load_mixture(base: Checkpoint, experts: Sequence[Checkpoint], layers: str, **to: Any) -> UNet:
+def load_mixture(base: Checkpoint, experts: Sequence[Checkpoint], layers: str, gated: bool = False, **to: Any) -> UNet:
     """The base's UNet, its `layers` ("attn", "ff" or "all") replaced by mixtures of the experts'.
 
     Of experts that are not the base only the mixed tensors are read; an expert that is (the same object), and any
-    checkpoint that comes twice, is read once. to: device and dtype.
+    checkpoint that comes twice, is read once. Gate vectors, where asked for, are zero yet. to: device and dtype.
     """
     unet = build(base.parts["unet"])
     for checkpoint in _distinct(base, *experts):
@@ -52,12 +53,15 @@ def load_mixture(base: Checkpoint, experts: Sequence[Checkpoint], layers: str, *
                 "%s predicts %s, the base %s; where they disagree may say more of that than of the prompt",
                 *(checkpoint.source, checkpoint.prediction, base.prediction),
             )
-    mix(unet, len(experts), layers)
-    sources = {}
-    for name in unet.state_dict():
-        expert, original = origin(name)
-        sources[name] = (base if expert is None else experts[expert], original)
-    return _fill(unet, sources, **to)
+    mix(unet, len(experts), layers, gated)
+    sources, vectors = {}, {}
+    for name, tensor in unet.state_dict().items():
+        if is_gate(name):
+            vectors[name] = torch.zeros(tensor.shape, **to)
+        else:
+            expert, original = origin(name)
+            sources[name] = (base if expert is None else experts[expert], original)
+    return _fill(unet, sources, vectors, **to)
 
 
 def build(part: Part) -> UNet:
@@ -71,7 +75,7 @@ def build(part: Part) -> UNet:
         if found:
             leaves = {m[1] for m in found}
             layers = "all" if len(leaves) == 2 else "ff" if "ff" in leaves else "attn"
-            mix(unet, experts, layers, gated=any(name.endswith(".gate.weight") for name in part.places))
+            mix(unet, experts, layers, gated=any(map(is_gate, part.places)))
     return unet
 
 
@@ -91,9 +95,12 @@ def shapes_of(unet: UNet) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in unet.state_dict().items()}
 
 
-def _fill(unet: UNet, sources: Mapping[str, tuple[Checkpoint, str]], **to: Any) -> UNet:
-    """Give every tensor of `unet` its value. sources: name -> the checkpoint that has it, its name there."""
-    shapes, state = shapes_of(unet), {}
+def _fill(unet: UNet, sources: Mapping[str, tuple[Checkpoint, str]], state: dict[str, Tensor], **to: Any) -> UNet:
+    """Give every tensor of `unet` its value.
+
+    sources: name -> the checkpoint that has it, its name there.  state: those tensors that none has.
+    """
+    shapes = shapes_of(unet)
     for checkpoint in _distinct(*(owner for owner, _ in sources.values())):
         wanted = defaultdict(list)  # a tensor of the checkpoint -> the places it goes to
         for name, (owner, original) in sources.items():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from emoe.checkpoint.settings import read_json
+from emoe.errors import EmoeError
 
 log = logging.getLogger("emoe")
 
@@ -32,8 +33,14 @@ def remember(question: str, answer: dict[str, Any]) -> None:
 
 
 def recall(question: str) -> dict[str, Any] | None:
+    """The answer that was remembered; None where there is none, or none that can be read."""
     path = _path(question)
-    return read_json(path).get("answer") if path.exists() else None
+    try:
+        answer = read_json(path).get("answer") if path.exists() else None
+    except (EmoeError, OSError) as error:
+        log.info("forgotten: %s", error)
+        return None
+    return answer if isinstance(answer, dict) else None
 
 
 def _path(question: str) -> Path:

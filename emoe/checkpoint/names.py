@@ -106,7 +106,7 @@ UNET_ROOTS = re.compile(
 )
 VAE_ROOTS = re.compile(r"(encoder|decoder|quant_conv|post_quant_conv)\.")
 TEXT_PREFIX = re.compile(r"(cond_stage_model\.)?(clip_l\.)?(transformer\.)?(text_encoder\.|te\.)?(text_model\.)?")
-TEXT_NAME = re.compile(r"(embeddings|encoder\.layers\.\d{1,4}|final_layer_norm)\.")
+TEXT_NAME = re.compile(r"(embeddings|encoder\.layers\.\d+|final_layer_norm)\.")
 
 
 def unet_from_ldm(name: str) -> str | None:

@@ -23,10 +23,10 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open what a source string names (see `emoe.checkpoint.source`), and refuse it unless it has an SD1.x UNet.
 
-    parts: of a folder, the parts to look at; the UNet always is.
+    parts: of a folder, the parts to look at besides the UNet.
     base: where relative paths start.  revision: the Hub revision where `text` names none.
     """
-    found = examine(text, parts=parts, base=base, revision=revision)
+    found = examine(text, parts=("unet", *parts), base=base, revision=revision)
     if found.kind.remedy:
         raise EmoeError(f"{found.source} is {found.kind.name}: {found.kind.remedy}")
     for what, count in found.dropped.items():
@@ -38,7 +38,7 @@ def open_checkpoint(
 
 
 def examine(text: str, *, parts: Sequence[str] = PARTS, base: Path = Path(), revision: str | None = None) -> Checkpoint:
-    """The same, of whatever kind: `kind.remedy` says why it cannot be used."""
+    """The same, of whatever kind: `kind.remedy` says why it cannot be used. Of a folder, `parts` alone are opened."""
     folder, names = locate(text, base, revision)
     found = Checkpoint(source.plain(text))
     if names:
@@ -98,7 +98,7 @@ def _add_files(found: Checkpoint, folder: Folder, names: list[str]) -> None:
 def _add_folder(found: Checkpoint, folder: Folder, parts: Sequence[str]) -> None:
     """The Hub's layout: a folder a part."""
     found.folder = folder
-    for part in dict.fromkeys(("unet", *parts)):
+    for part in dict.fromkeys(parts):
         inner = folder.folder(part)
         paths = [inner.path(name) for name in layout.weights(inner, part)]
         if paths:

@@ -44,7 +44,7 @@ class Part:
         missing, extra = sorted(expected.keys() - self.places.keys()), sorted(self.places.keys() - expected.keys())
         problems = [f"lacks {some(missing)}"] if missing else []
         problems += [f"has {some(extra)} besides"] if extra else []
-        for name in expected.keys() & self.places.keys():
+        for name in (name for name in expected if name in self.places):
             file, theirs = self.places[name]
             shape, dtype = file.entries[theirs]
             if not _fits(shape, expected[name]):

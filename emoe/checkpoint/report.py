@@ -12,6 +12,7 @@ from emoe.checkpoint.load_unet import build, load_unet
 from emoe.checkpoint.open import examine
 from emoe.checkpoint.parts import Checkpoint, Part
 from emoe.checkpoint.source import plain
+from emoe.device import enough_memory
 from emoe.errors import EmoeError
 from emoe.moe import layers_of, mixtures
 
@@ -60,7 +61,8 @@ def _part(part: Part) -> dict[str, Any]:
 
 def _problem(attempt: Callable[[], object]) -> str | None:
     try:
-        attempt()
+        with enough_memory("this file is larger than there is room for"):
+            attempt()
     except EmoeError as error:
         return str(error)
     return None
@@ -73,10 +75,12 @@ def _try_text(found: Checkpoint) -> None:
     load_text(found.parts["text_encoder"], tokenizer)
 
 
-def _mixture(found: Checkpoint) -> dict[str, Any]:
+def _mixture(found: Checkpoint) -> dict[str, Any] | None:
     """What a SegMoE folder says of itself, and what its tensors say."""
     unet = build(found.parts["unet"])
-    first = next(iter(mixtures(unet).values()))
+    first = next(iter(mixtures(unet).values()), None)
+    if first is None:  # what looked like an expert's was left out
+        return None
     told = found.parts["unet"].config.get("segmoe_config")
     told = told if isinstance(told, dict) else {}
     return {
@@ -84,5 +88,5 @@ def _mixture(found: Checkpoint) -> dict[str, Any]:
         "layers": layers_of(unet),
         "gates": first.gate is not None,
         "top": told.get("num_experts_per_tok"),
-        "descriptors": told.get("experts"),
+        "descriptors": told.get("experts") if isinstance(told.get("experts"), list) else None,
     }

@@ -23,8 +23,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from emoe.errors import EmoeError
 
 CIVITAI_HOSTS = ("civitai.com", "civitai.red", "civitai.green")
+CHOICES = ("type", "format", "size", "fp", "fileId")  # what is read of a download link; the rest may hold secrets
 WEIGHTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 
+ADDRESS = re.compile(r"[A-Za-z]\w+:/")  # of any scheme; C:/ is a path
 # Revisions that hold a slash are the Hub's pull requests and conversions; all others end at the next one.
 HUB = re.compile(
     r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/@]+))?(/(?P<inner>.+?))?/?"
@@ -63,7 +65,7 @@ def parse(text: str, folder: Path = Path(), revision: str | None = None) -> Sour
     """
     if text.startswith(("civitai:", "urn:air:")):
         return _civitai_id(text)
-    if text.startswith(("http://", "https://")):
+    if ADDRESS.match(text):
         return _address(text, revision)
 
     path = folder / os.path.expanduser(text)  # leaves an unknown ~user as it is
@@ -80,12 +82,11 @@ def parse(text: str, folder: Path = Path(), revision: str | None = None) -> Sour
 
 
 def plain(text: str) -> str:
-    """A source string as it may be shown: an address without its query and login, which may hold secrets."""
-    if not re.match(r"\w+://", text):
+    """A source string as it may be shown: an address without its login, query and fragment, which may hold secrets."""
+    if not ADDRESS.match(text) and not text.startswith(("civitai:", "urn:")):
         return text
-    scheme, _, rest = text.partition("://")
-    host, slash, path = rest.partition("?")[0].partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+    text = re.split("[?#]", text, maxsplit=1)[0]
+    return re.sub(r"^(\w+:/+)[^/]*@", r"\1", text)
 
 
 def _civitai_id(text: str) -> Civitai:
@@ -94,8 +95,8 @@ def _civitai_id(text: str) -> Civitai:
     )
     if not match:
         raise EmoeError(
-            f"source {text!r} is no Civitai version; write civitai: and the version's number (modelVersionId in the "
-            "page's address), or urn:air:sd1:checkpoint:civitai:MODEL@VERSION"
+            f"source {plain(text)!r} is no Civitai version; write civitai: and the version's number (modelVersionId in "
+            "the page's address), or urn:air:sd1:checkpoint:civitai:MODEL@VERSION"
         )
     return Civitai(int(match["version"] or match["of"]), int(match["model"]) if match["model"] else None)
 
@@ -104,13 +105,12 @@ def _address(text: str, revision: str | None) -> Source:
     try:
         url = urlsplit(text)
     except ValueError as error:
-        raise EmoeError(f"source {plain(text)} is no address ({error})") from error
+        raise EmoeError(f"source {plain(text)} is no address; copy it from the page again") from error
     host = (url.hostname or "").removeprefix("www.")
     query = dict(parse_qsl(url.query))
     if host in CIVITAI_HOSTS:
         if match := re.match(r"/api/download/models/(\d{1,18})$", url.path):
-            query.pop("token", None)  # secrets come from CIVITAI_TOKEN alone
-            return Civitai(int(match[1]), wanted=tuple(sorted(query.items())))
+            return Civitai(int(match[1]), wanted=tuple(sorted((k, v) for k, v in query.items() if k in CHOICES)))
         if match := re.match(r"/models/(\d{1,18})(/|$)", url.path):
             version = re.fullmatch(r"\d{1,18}", query.get("modelVersionId", ""))
             return Civitai(int(version[0]) if version else None, int(match[1]))

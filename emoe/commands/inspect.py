@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from emoe.errors import EmoeError
+from emoe.terminal import show, visible
 
 DESCRIPTION = """\
 Says what a checkpoint is, what it holds and lacks, and whether emoe can use it. Sources are those of weights.toml;
@@ -27,15 +28,16 @@ def run(options: argparse.Namespace) -> int:
 
     found = report(options.source)
     if options.json:
-        print(json.dumps(found, ensure_ascii=False))
+        show(json.dumps(found, ensure_ascii=False))
     elif found["kind"]:
-        print(_text(found))
+        for line in _lines(found):
+            show(visible(line))
     if found["refused"]:
         raise EmoeError(found["refused"])
     return 0
 
 
-def _text(found: dict[str, Any]) -> str:
+def _lines(found: dict[str, Any]) -> list[str]:
     rows = [("usable", _usable(found))]
     for part, told in found["parts"].items():
         rows.append((part.replace("_", " "), _part(told)))
@@ -55,7 +57,7 @@ def _text(found: dict[str, Any]) -> str:
     for file in found["files"]:
         rows.append(("file", f"{file['path']} ({file['container']}, {file['bytes'] / 1e6:,.1f} MB)"))
         rows.append(("sha256", file["sha256"]))
-    return "\n".join([f"{found['source']} is {found['kind']}", *(f"  {key:<13} {value}" for key, value in rows)])
+    return [f"{found['source']} is {found['kind']}", *(f"  {key:<13} {value}" for key, value in rows)]
 
 
 def _usable(found: dict[str, Any]) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,12 +10,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from emoe.errors import EmoeError
-from emoe.prompts import Prompt, check_text, read_prompts
+from emoe.commands.options import add_machine, add_prompts, add_weights, be_verbose, rows_of, show_json, texts_of
 from emoe.records import Record, RecordFile
 from emoe.terminal import say, show, visible
-
-log = logging.getLogger("emoe")
 
 DESCRIPTION = """\
 Prints how uncertain the mixture of weights.toml is about each prompt: uncertainty = sqrt(d_mid) * eu, where eu is the
@@ -27,59 +22,49 @@ variance of the experts' paths after the mid-block; relative = eu without the ac
 
 def add_to(commands: Any) -> argparse.ArgumentParser:
     parser = commands.add_parser("score", help="the epistemic uncertainty of prompts", description=DESCRIPTION)
-    parser.add_argument("prompt", nargs="*", metavar="PROMPT")
-    parser.add_argument("--prompts", metavar="FILE", help=".txt, .csv, .jsonl or COCO captions .json; - for stdin")
-    parser.add_argument(
-        "--weights", default="weights.toml", metavar="FILE", help="the mixture (default: %(default)s, here)"
-    )
-    parser.add_argument(
-        "--negative",
-        default="",
-        metavar="TEXT",
-        help="negative prompt of those that have none of their own; it takes part in the route",
-    )
+    add_prompts(parser)
+    add_weights(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the starting noise (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=1, help="average over so many noises, from --seed on")
     parser.add_argument("--steps", type=int, default=25, help="read the first step of so many (default: %(default)s)")
     parser.add_argument("--timestep", type=int, metavar="T", help="read at this timestep instead, 0 to 999")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="image side (default: the checkpoint's own)")
     parser.add_argument("--read-out", choices=("post", "pre"), default="post", help="after or before the mid-block")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="prompts at a time (default: 1 on a CPU, else 8)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
-    parser.add_argument("--dtype", choices=("auto", "float32", "float16", "bfloat16"), default="auto")
+    add_machine(parser)
     parser.add_argument("--out", metavar="FILE", help="JSON lines to FILE instead; a run cut short goes on there")
     parser.add_argument("--json", action="store_true", help="JSON lines instead of a table")
-    parser.add_argument("--verbose", action="store_true", help="also say what is left out of each checkpoint")
     parser.set_defaults(run=run)
     return parser
 
 
 def run(options: argparse.Namespace) -> int:
-    log.setLevel(logging.INFO if options.verbose else logging.WARNING)
-    rows = _rows(options)
+    be_verbose(options)
+    rows = rows_of(options)
     file = RecordFile(Path(options.out), rows) if options.out is not None else None
     done = len(file.records) if file else 0
+
+    from emoe.scores import Reading  # torch takes seconds; the mistakes above need not wait
+
+    others = {key: getattr(options, key) for key in ("seed", "seeds", "size", "read_out")}
+    reading = Reading.of(options.steps, options.timestep, **others)
+    if file:
+        file.check({key: value for key, value in asdict(reading).items() if value is not None})
     if file and done == len(rows):
         say(f"{file.path} holds all {done} scores already")
         return 0
 
-    from emoe.pipeline import EMoE, check_batch_size  # takes seconds; the mistakes above need not wait
-    from emoe.scores import Reading
+    from emoe.pipeline import EMoE, check_batch_size
 
-    others = {key: getattr(options, key) for key in ("seed", "seeds", "size", "read_out")}
-    reading = Reading.of(options.steps, options.timestep, **others)
     if options.batch_size is not None:
         check_batch_size(options.batch_size)
-
     model = EMoE.from_toml(options.weights, device=options.device, dtype=options.dtype)
     if file:
         file.check(asdict(model.at_own_size(reading)) | {"mixture": model.mixture})
-    write = file.write if file else _json_lines if options.json else _Table().write
+    write = file.write if file else show_json if options.json else _Table().write
 
     todo = rows[done:]
-    texts, negatives = [row["prompt"] for row in todo], [row["negative_prompt"] for row in todo]
     with tqdm(total=len(rows), initial=done, unit="prompt", disable=not sys.stderr.isatty()) as bar:
-        for batch in model.stream(texts, negatives, reading, options.batch_size):
+        for batch in model.stream(*texts_of(todo), reading, options.batch_size):
             records = batch.records()
             write([row | record for row, record in zip(todo, records, strict=False)])
             todo = todo[len(records) :]
@@ -87,26 +72,6 @@ def run(options: argparse.Namespace) -> int:
     if file:
         say(f"{len(rows)} scores in {file.path}")
     return 0
-
-
-def _rows(options: argparse.Namespace) -> list[Record]:
-    """What is to be scored: the prompts, their negative prompts, and their ids where they have any."""
-    prompts = [Prompt(text) for text in options.prompt]
-    prompts += read_prompts(options.prompts) if options.prompts is not None else []
-    if not prompts:
-        raise EmoeError("there is no prompt; give one in quotes, or --prompts FILE")
-    for text in (*options.prompt, options.negative):
-        check_text(text)
-    return [
-        ({} if p.id is None else {"id": p.id})
-        | {"prompt": p.text, "negative_prompt": options.negative if p.negative is None else p.negative}
-        for p in prompts
-    ]
-
-
-def _json_lines(records: list[Record]) -> None:
-    for record in records:
-        show(json.dumps(record, ensure_ascii=False))
 
 
 class _Table:

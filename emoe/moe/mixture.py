@@ -75,6 +75,11 @@ def layers_of(unet: UNet) -> str:
     return next(layers for layers, mixed in LAYERS.items() if leaves == set(mixed))
 
 
+def is_gate(name: str) -> bool:
+    """Whether a mixed UNet's tensor is a mixture's gate vectors."""
+    return name.endswith(".gate.weight")
+
+
 def origin(name: str) -> tuple[int | None, str]:
     """A mixed UNet's tensor name -> (expert, its name in that expert's checkpoint); expert None is the base."""
     match = re.fullmatch(r"(.+)\.experts\.(\d+)\.(.+)", name)

@@ -1,0 +1,109 @@
+"""emoe generate: images, and how uncertain the mixture was about them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from emoe.commands.options import add_machine, add_prompts, add_weights, be_verbose, rows_of, show_json, texts_of
+from emoe.errors import EmoeError
+from emoe.records import Record, RecordFile
+from emoe.terminal import say, show, visible
+
+if TYPE_CHECKING:
+    from emoe.scores import Scores
+
+DESCRIPTION = """\
+Draws prompts, and says how uncertain the mixture was: one image per expert's path (mode emoe), or one (fast, mixture).
+Prompts above --max-uncertainty are halted before the second step and get no image. Exit code 3: some were halted.
+"""
+HALTED = 3  # exit code
+
+
+def add_to(commands: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser("generate", help="images with their uncertainty", description=DESCRIPTION)
+    add_prompts(parser)
+    add_weights(parser)
+    parser.add_argument("--out", metavar="DIR", required=True, help="where images and generations.jsonl go")
+    parser.add_argument("--mode", choices=("emoe", "fast", "mixture"), default="emoe")
+    parser.add_argument("--max-uncertainty", type=float, metavar="U", help="no image above this uncertainty")
+    parser.add_argument("--scheduler", choices=("ddim", "ddpm", "dpm++"), default="ddim")
+    parser.add_argument("--steps", type=int, default=25, help="(default: %(default)s)")
+    parser.add_argument("--guidance", type=float, default=7.5, help="1 is none (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the starting noise (default: %(default)s)")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="image side (default: the checkpoint's own)")
+    parser.add_argument("--maps", action="store_true", help="also draw where the paths disagree over the image")
+    parser.add_argument("--json", action="store_true", help="JSON lines instead of a table")
+    add_machine(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    be_verbose(options)
+    rows = rows_of(options)
+
+    from emoe.gallery import draw_sheets, make_folder, save  # take seconds; the mistakes above need not wait
+    from emoe.generations import Recipe
+    from emoe.pipeline import EMoE, check_batch_size
+
+    keys = ("mode", "scheduler", "steps", "guidance", "seed", "size", "max_uncertainty")
+    recipe = Recipe(**{key: getattr(options, key) for key in keys})
+    if options.maps and recipe.mode == "mixture":
+        raise EmoeError("mode 'mixture' has no map to draw; choose 'fast' or 'emoe'")
+    if options.batch_size is not None:
+        check_batch_size(options.batch_size)
+    folder = make_folder(options.out)
+    file = RecordFile(folder / "generations.jsonl", rows)
+    model = EMoE.from_toml(options.weights, device=options.device, dtype=options.dtype)
+    recipe = model.at_own_size(recipe)
+    file.check(asdict(recipe) | {"mixture": model.mixture})
+
+    records, todo = list(file.records), rows[len(file.records) :]
+    write = show_json if options.json else _Table().write
+    with tqdm(total=len(rows) * recipe.steps, unit="step", disable=not sys.stderr.isatty()) as bar:
+        bar.update(len(records) * recipe.steps)
+        watch = _on_bar(bar)
+        for generation in model.stream_images(*texts_of(todo), recipe, options.batch_size, watch):
+            record = rows[len(records)] | save(folder, len(records) + 1, generation, options.maps)
+            file.write([record])
+            write([record])
+            records.append(record)
+            bar.n = len(records) * recipe.steps
+            bar.refresh()
+    if recipe.mode == "emoe":
+        names = [expert.name or f"expert {i}" for i, expert in enumerate(model.experts, start=1)]
+        draw_sheets(folder, records, names)
+    halted = sum(record["halted"] for record in records)
+    say(f"{len(records) - halted} prompts drawn and {halted} halted, in {folder}")
+    return HALTED if halted else 0
+
+
+def _on_bar(bar: tqdm) -> Callable[[Scores | None], None]:
+    def watch(scores: Scores | None) -> None:
+        if scores is not None:
+            bar.set_postfix(uncertainty=f"{scores.uncertainty.max():.4g}", refresh=False)
+        bar.update()
+
+    return watch
+
+
+class _Table:
+    """Aligned columns, line by line as the images come."""
+
+    def __init__(self):
+        self.begun = False
+
+    def write(self, records: list[Record]) -> None:
+        if not self.begun:
+            show(f"{'uncertainty':>11}  {'images':<7} prompt")
+            self.begun = True
+        for record in records:
+            uncertainty = f"{record['uncertainty']:.4g}" if "uncertainty" in record else "-"
+            outcome = "halted" if record["halted"] else str(len(record["images"]))
+            show(f"{uncertainty:>11}  {outcome:<7} {visible(record['prompt'])}")

@@ -1,0 +1,70 @@
+"""The denoising loop. With a route that splits it is the paper's Algorithm 1, with any other ordinary sampling.
+
+Axes: p paths (1 before a split, one per expert after it), g guidance halves, b prompts, c channels, h w space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+from emoe.route import Route
+from emoe.schedule import SCHEDULERS, predict, timesteps
+from emoe.unet import UNet
+
+
+class Denoised(NamedTuple):
+    """A step that has been taken, and what was seen on the way (of the conditional half)."""
+
+    index: int  # from 0
+    timestep: int
+    latents: Tensor  # (p, b, 4, h, w) after the step, float32 or wider
+    m_pre: Tensor  # (p, b, c, h/8, w/8)
+    m_post: Tensor  # the same shape
+
+
+@torch.inference_mode()
+def denoise(
+    unet: UNet,
+    noises: Iterator[Tensor],
+    text: Tensor,
+    negative: Tensor | None,
+    route: Route | None,
+    *,
+    scheduler: str = "ddim",
+    steps: int = 25,
+    guidance: float = 7.5,
+    prediction: str = "epsilon",
+) -> Iterator[Denoised]:
+    """Steps one by one; stop asking and no more are computed.
+
+    noises: (1, 4, h, w) each; the first is where the run starts, DDPM takes one a step.
+    text, negative: text states (b, n, c); without `negative` (None) there is no guidance.
+    route: over the g·b rows of both halves, the negative one first. It serves all steps: a path is a row that has
+    split already, so that from the second step on nothing splits again.
+    """
+    step, ts = SCHEDULERS[scheduler], timesteps(steps)
+    states = text if negative is None else torch.cat([negative, text])  # (g·b, n, c)
+    samples, halves = len(text), len(states) // len(text)
+    device, dtype = text.device, unet.conv_in.weight.dtype
+
+    def draw() -> Tensor:
+        return next(noises).to(device)
+
+    z, before = repeat(draw(), "1 ... -> 1 b ...", b=samples), None
+    for i, t in enumerate(ts):
+        rows = repeat(z, "p b ... -> (p g b) ...", g=halves).to(dtype)
+        rows_text = repeat(states, "r n c -> (p r) n c", p=len(z))
+        out = unet(rows, torch.tensor([t], device=device), rows_text, route)
+        noise, m_pre, m_post = (rearrange(m, "(p g b) ... -> g p b ...", g=halves, b=samples) for m in out)
+
+        noise = noise if noise.itemsize > 4 else noise.float()
+        guided = noise[0] if negative is None else noise[0] + guidance * (noise[1] - noise[0])
+        now = predict(z, guided, t, prediction)  # one z becomes p of them at the split
+        z = step(ts, i, z, now, before, draw)
+        before = now
+        yield Denoised(i, t, z, m_pre[-1], m_post[-1])

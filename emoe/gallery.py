@@ -1,0 +1,63 @@
+"""A folder of generated images: names, files, contact sheets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from emoe.errors import EmoeError
+from emoe.generations import Generation
+from emoe.images import contact_sheet, draw_map, open_png, save_png
+
+ROWS = 20  # prompts on a contact sheet
+SLUG = 80  # bytes of a prompt in a file name; file systems allow 255 in all
+
+
+def make_folder(path: str | Path) -> Path:
+    """EmoeError if there can be no such folder."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise EmoeError(f"{folder} is not a folder; name another with --out") from error
+    except (OSError, ValueError) as error:
+        raise EmoeError(f"cannot make the folder {folder}: {getattr(error, 'strerror', None) or error}") from error
+    return folder
+
+
+def save(folder: Path, number: int, generation: Generation, maps: bool = False) -> dict[str, Any]:
+    """Write a prompt's images; returns its record, with their names. number: the prompt's, in its list."""
+    stem = f"{number:05d}-{slug(generation.prompt)}"
+    tails = [f"-{i}" for i in range(1, len(generation.images) + 1)] if generation.recipe.mode == "emoe" else [""]
+    names = [f"{stem}{tail}.png" for tail in tails][: len(generation.images)]
+    record = generation.record()
+    for name, image in zip(names, generation.images, strict=True):
+        save_png(image, folder / name, record)
+        if maps:
+            drawn = draw_map(image, generation.scores.map[0])
+            save_png(drawn, folder / f"{name.removesuffix('.png')}-map.png", record)
+    return record | {"images": names}
+
+
+def slug(prompt: str) -> str:
+    """A prompt as part of a file name, legal everywhere: letters of any alphabet, digits, hyphens."""
+    words = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")
+    return words.encode()[:SLUG].decode(errors="ignore") or "prompt"
+
+
+def draw_sheets(folder: Path, records: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[Path]:
+    """Contact sheets of the images that the records name: a row a prompt, a column a path."""
+    shown = [record for record in records if record["images"]]
+    pages = [shown[i : i + ROWS] for i in range(0, len(shown), ROWS)]
+    paths = []
+    for number, page in enumerate(pages, start=1):
+        rows = [(_label(record), [open_png(folder / name) for name in record["images"]]) for record in page]
+        paths.append(folder / ("sheet.png" if len(pages) == 1 else f"sheet-{number:03d}.png"))
+        save_png(contact_sheet(rows, columns), paths[-1], {"prompts": [record["prompt"] for record in page]})
+    return paths
+
+
+def _label(record: dict[str, Any]) -> str:
+    return f"{record['uncertainty']:.4g}  {record['prompt']}"

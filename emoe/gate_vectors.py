@@ -1,0 +1,60 @@
+"""The hidden gate's vectors on disk, beside the weights.toml that they belong to: capturing them takes a while."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from emoe.config import Weights
+from emoe.fingerprint import fingerprint
+from emoe.gate.capture import GUIDANCE, SEED, STEPS, capture
+from emoe.moe import is_gate
+from emoe.text import TextEncoder
+from emoe.unet import UNet
+
+log = logging.getLogger("emoe")
+
+
+def gate_vectors(unet: UNet, text: TextEncoder, weights: Weights, prediction: str) -> None:
+    """Give a mixed UNet its gate vectors, in place: those on disk if they are this mixture's, else captured now."""
+    path = weights.path.with_suffix(".gates.safetensors")
+    descriptors = [(expert.positive, expert.negative) for expert in weights.experts]
+    key = fingerprint(("capture", descriptors, SEED, STEPS, GUIDANCE, prediction), unet, text.model)
+    if _read(path, key, unet):
+        return
+    log.warning("capturing the gate vectors of %d experts, %d steps each", len(descriptors), STEPS)
+    with tqdm(total=len(descriptors) * STEPS, unit="step", disable=not sys.stderr.isatty()) as bar:
+        capture(unet, text, descriptors, prediction, watch=lambda expert, step: bar.update())
+    _write(path, key, unet)
+
+
+def _read(path: Path, key: str, unet: UNet) -> bool:
+    """Whether the file is there, and is this mixture's."""
+    if not path.exists():
+        return False
+    try:
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("mixture") != key:
+                return False
+            for name, tensor in unet.state_dict().items():
+                if is_gate(name):
+                    tensor.copy_(file.get_tensor(name))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        log.warning("cannot read %s (%s); its gate vectors are captured again", path, error)
+        return False
+    return True
+
+
+def _write(path: Path, key: str, unet: UNet) -> None:
+    new = path.with_suffix(f".{os.getpid()}")
+    try:
+        save_file({n: t.cpu() for n, t in unet.state_dict().items() if is_gate(n)}, new, {"mixture": key})
+        os.replace(new, path)
+    except (SafetensorError, OSError) as error:
+        log.warning("cannot write %s (%s); the gate vectors will be captured again next time", path, error)

@@ -1,0 +1,63 @@
+"""Images with their uncertainty: the paper's Algorithm 1 (mode "emoe") and its fast variant.
+
+Axes: b prompts, p paths, h w latent pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from einops import rearrange
+
+from emoe.denoise import Denoised, denoise
+from emoe.device import check_finite
+from emoe.generations import Generation, Recipe
+from emoe.model import Model
+from emoe.schedule import draws
+from emoe.scores import PIXELS, Scores
+from emoe.scoring import score
+
+Watch = Callable[[Scores | None], None]  # called after every step of a batch, with what was measured before it
+
+
+def generate(
+    model: Model, prompts: list[str], negatives: list[str], recipe: Recipe, watch: Watch = lambda scores: None
+) -> Iterator[Generation]:
+    """All of them at once, in order. The recipe has a size.
+
+    The number comes first, as `score` reads it, so that what halts has cost the split trunk and nothing more.
+    """
+    from emoe.images import to_images  # Pillow is an extra
+
+    scores = None if recipe.mode == "mixture" else score(model, prompts, negatives, recipe.reading)
+    limit = recipe.max_uncertainty
+    going_on = [i for i in range(len(prompts)) if limit is None or scores.uncertainty[i] <= limit]
+    latents = {}
+    if going_on:
+        run = steps(model, [prompts[i] for i in going_on], [negatives[i] for i in going_on], recipe)
+        for step in run:
+            check_finite([prompts[i] for i in going_on], step.latents.mean(dim=(0, 2, 3, 4)), model.dtype)
+            watch(scores)
+        latents = dict(zip(going_on, rearrange(step.latents, "p b ... -> b p ..."), strict=True))
+    for i, (prompt, negative) in enumerate(zip(prompts, negatives, strict=True)):
+        images = to_images(model.vae, latents[i]) if i in latents else []
+        own = None if scores is None else scores.at(i)
+        yield Generation(prompt, negative, images, own, recipe, model.mixture)
+
+
+def steps(model: Model, prompts: list[str], negatives: list[str], recipe: Recipe) -> Iterator[Denoised]:
+    """The run step by step, with what every path showed at the mid-block: for studies over steps."""
+    text, negative = model.encode(prompts), model.encode(negatives)
+    guided = recipe.guidance > 1
+    side = recipe.size // PIXELS
+    return denoise(
+        model.unet,
+        draws(recipe.seed, (1, model.unet.config.latent_channels, side, side)),
+        text.states.to(model.dtype),
+        negative.states.to(model.dtype) if guided else None,
+        model.route(text, negative, halves=2 if guided else 1, split=recipe.mode == "emoe"),
+        scheduler=recipe.scheduler,
+        steps=recipe.steps,
+        guidance=recipe.guidance,
+        prediction=model.prediction,
+    )

@@ -1,0 +1,79 @@
+"""What an image is made by, and what comes with it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from emoe.errors import EmoeError
+from emoe.schedule import SCHEDULERS, timesteps
+from emoe.scores import Reading, Scores
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MODES = {
+    "emoe": "one image per expert's path, and their uncertainty",
+    "fast": "one image, and the paths' uncertainty before it",
+    "mixture": "one image",
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How images are made. Equal recipes and mixtures make equal images."""
+
+    mode: str = "emoe"  # one of MODES
+    scheduler: str = "ddim"  # or "ddpm", "dpm++"
+    steps: int = 25
+    guidance: float = 7.5  # 1: none
+    seed: int = 0  # of the starting noise, the same for every prompt and path
+    size: int | None = None  # pixels a side, a multiple of 64; None: the checkpoint's own
+    max_uncertainty: float | None = None  # prompts above it are halted before the second step
+
+    def __post_init__(self):
+        for key, choices in (("mode", MODES), ("scheduler", SCHEDULERS)):
+            if getattr(self, key) not in choices:
+                raise EmoeError(f"{key} is {getattr(self, key)!r}; choose one of {', '.join(choices)}")
+        if not isinstance(self.guidance, int | float) or not 1 <= self.guidance <= 100:
+            raise EmoeError(f"guidance is {self.guidance!r}; it must lie between 1 (none) and 100")
+        limit = self.max_uncertainty
+        if limit is not None and (not isinstance(limit, int | float) or not limit >= 0):
+            raise EmoeError(f"max_uncertainty is {limit!r}; it must be a number of at least 0")
+        if limit is not None and self.mode == "mixture":
+            raise EmoeError("mode 'mixture' measures no uncertainty to halt at; choose 'fast' or 'emoe'")
+        _ = self.reading  # steps, seed and size are checked there
+
+    @property
+    def reading(self) -> Reading:
+        """Where the uncertainty is read: at the first step, from the same noise."""
+        return Reading(timestep=timesteps(self.steps)[0], seed=self.seed, size=self.size)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What became of one prompt."""
+
+    prompt: str
+    negative_prompt: str
+    images: list[Image]  # one per expert in mode "emoe", else one; none if halted
+    scores: Scores | None  # of this prompt alone; None in mode "mixture"
+    recipe: Recipe
+    mixture: str  # its fingerprint
+
+    @property
+    def halted(self) -> bool:
+        return not self.images
+
+    def record(self) -> dict[str, Any]:
+        """JSON-ready."""
+        score = self.scores.records()[0] if self.scores else {}
+        measured = {key: score[key] for key in ("eu", "uncertainty", "relative", "weights") if key in score}
+        return {
+            "prompt": self.prompt,
+            "negative_prompt": self.negative_prompt,
+            **measured,
+            "halted": self.halted,
+            **asdict(self.recipe),
+            "mixture": self.mixture,
+        }

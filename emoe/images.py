@@ -1,0 +1,100 @@
+"""From latents to pictures: PNGs that carry their settings, contact sheets, maps drawn over images.
+
+Axes: p images, H W pixels, h w mid-block pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from emoe.errors import EmoeError
+from emoe.vae import VAE
+
+try:
+    from PIL import Image, ImageDraw, ImageFont
+    from PIL.PngImagePlugin import PngInfo
+except ImportError as error:
+    raise EmoeError("images need Pillow, which is not here; run: pip install 'emoe[images]'") from error
+
+CELL, LABEL, GAP = 256, 20, 8  # pixels of a contact sheet
+
+
+@torch.inference_mode()
+def to_images(vae: VAE, latents: Tensor) -> list[Image.Image]:
+    """(p, 4, h, w) -> p images, decoded one by one to bound the memory."""
+    pixels = [vae.decode(z[None])[0].float().cpu() for z in latents]  # (3, H, W), -1 to 1
+    return [Image.fromarray(_bytes(x / 2 + 0.5)) for x in pixels]
+
+
+def _bytes(x: Tensor) -> numpy.ndarray:
+    return (x.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+def save_png(image: Image.Image, path: Path, record: dict[str, Any]) -> None:
+    """Whole or not at all. The record is in the PNG's text under "emoe", as JSON."""
+    told = PngInfo()
+    told.add_itxt("emoe", json.dumps(record, ensure_ascii=False))
+    new = path.with_name(f".{os.getpid()}.part")
+    try:
+        image.save(new, "PNG", pnginfo=told)
+        os.replace(new, path)
+    except OSError as error:
+        raise EmoeError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def open_png(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except OSError as error:
+        raise EmoeError(f"cannot read {path}: {error.strerror or error}; delete its line from the records") from error
+
+
+def draw_map(image: Image.Image, uncertainty: Tensor) -> Image.Image:
+    """The map (h, w) over its image: the redder, the more the paths disagree there (scaled to the map's own range)."""
+    low, high = uncertainty.min(), uncertainty.max()
+    heat = (uncertainty - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
+    mask = (
+        Image.fromarray(_bytes(0.75 * heat.expand(3, -1, -1))).convert("L").resize(image.size, Image.Resampling.BICUBIC)
+    )
+    grey = image.convert("L").convert("RGB")
+    return Image.composite(Image.new("RGB", image.size, (255, 32, 0)), grey, mask)
+
+
+def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], columns: Sequence[str]) -> Image.Image:
+    """One labelled row a prompt, one column a path (the paper's Figure 12)."""
+    step = CELL + GAP
+    sheet = Image.new("RGB", (GAP + step * len(columns), LABEL + GAP + (step + LABEL) * len(rows)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, name in enumerate(columns):
+        draw.text((GAP + step * column, GAP // 2), _fitting(draw, name, CELL), "black", _font())
+    for row, (label, images) in enumerate(rows):
+        top = LABEL + GAP + (step + LABEL) * row
+        draw.text((GAP, top), _fitting(draw, label, sheet.width - 2 * GAP), "black", _font())
+        for column, image in enumerate(images):
+            sheet.paste(image.resize((CELL, CELL)), (GAP + step * column, top + LABEL))
+    return sheet
+
+
+def _fitting(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
+    """As much of a label as there is room for."""
+    text = " ".join(text.split())
+    if draw.textlength(text, _font()) <= width:
+        return text
+    while text and draw.textlength(f"{text}…", _font()) > width:
+        text = text[:-1]
+    return f"{text}…"
+
+
+def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(14)

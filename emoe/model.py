@@ -1,0 +1,79 @@
+"""The networks of a mixture, and a prompt's way into them.
+
+Axes: b prompts, e experts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TypeVar
+
+from emoe.config import SPLITS, Expert
+from emoe.errors import EmoeError
+from emoe.fingerprint import fingerprint
+from emoe.gate import Gate
+from emoe.generations import Recipe
+from emoe.moe import layers_of
+from emoe.route import HiddenRoute, PromptRoute, Route
+from emoe.scores import PIXELS, Reading
+from emoe.text import TextEncoder, TextStates
+from emoe.unet import UNet
+from emoe.vae import VAE
+
+log = logging.getLogger("emoe")
+
+Told = TypeVar("Told", Reading, Recipe)
+
+
+class Model:
+    """A UNet with mixtures, a text encoder and a gate; a VAE where images are wanted."""
+
+    def __init__(
+        self,
+        unet: UNet,
+        text: TextEncoder,
+        gate: Gate,
+        split: str = "attn2",
+        experts: Sequence[Expert] = (),
+        prediction: str = "epsilon",
+        load_vae: Callable[[], VAE] | None = None,
+    ):
+        """unet: with mixtures (`emoe.moe.mix`).  split: where samples become paths, a layer that is mixed.
+
+        The rest is for images: the experts' names, what the UNet predicts ("epsilon" or "v"), how to get a VAE.
+        """
+        if split not in SPLITS[layers_of(unet)]:
+            raise EmoeError(f"split is {split!r}, where nothing is mixed; choose one of {SPLITS[layers_of(unet)]}")
+        self.unet, self.text, self.gate, self.split = unet, text, gate, split
+        self.experts, self.prediction, self._load_vae = tuple(experts), prediction, load_vae
+        self.device, self.dtype = unet.conv_in.weight.device, unet.conv_in.weight.dtype
+        self.mixture = fingerprint((type(gate).__name__, gate.settings, split), unet, text.model)
+
+    @cached_property
+    def vae(self) -> VAE:
+        """Loaded when it is first asked for: scoring never does."""
+        if self._load_vae is None:
+            raise EmoeError("this model was made without a VAE, which images need; give it load_vae")
+        return self._load_vae()
+
+    def encode(self, prompts: Sequence[str]) -> TextStates:
+        """The text states of b prompts, with a warning for those that CLIP does not see whole."""
+        text = self.text(list(prompts))
+        for prompt in {p for p, cut in zip(text.prompts, text.truncated, strict=True) if cut}:
+            log.warning("%r is longer than %d tokens; the rest of it is not seen", prompt[:60], self.text.length)
+        return text
+
+    def route(self, text: TextStates, negative: TextStates | None, halves: int = 1, split: bool = True) -> Route:
+        """The prompts' route, over halves·b rows: under guidance (halves = 2) it serves both halves."""
+        weights = self.gate(text, negative)  # (b, e)
+        where = self.split if split else None
+        if weights is None:
+            return HiddenRoute(halves * len(text.prompts), self.gate.experts, self.gate.top, where, halves)
+        return PromptRoute(weights.repeat(halves, 1), where, self.device, self.dtype)
+
+    def at_own_size(self, told: Told) -> Told:
+        """A reading or a recipe, with the checkpoint's own size where it names none."""
+        return told if told.size else replace(told, size=self.unet.config.sample_size * PIXELS)

@@ -1,0 +1,261 @@
+"""Images: what must hold of denoising, its three modes, and halting."""
+
+from __future__ import annotations
+
+import numpy
+import pytest
+import torch
+from conftest import NEGATIVE, POSITIVE, close, mixture_of
+from test_method import alone
+from test_schedule import theirs
+from test_unet import diffusers_twin
+from test_vae import random_vae
+
+from emoe import EMoE, EmoeError, Recipe
+from emoe.gate import HiddenGate, PromptGate, UniformGate
+from emoe.generating import steps
+from emoe.images import to_images
+from emoe.moe import mixtures
+from emoe.schedule import SCHEDULERS
+from emoe.uncertainty import measure
+
+PROMPTS, BLURRY = ["a red bus", "punainen bussi"], "blurry"
+FEW = {"steps": 4, "size": 128}
+
+
+def model_of(base, experts, text, gate, split: str = "attn2", gated: bool = False) -> EMoE:
+    return EMoE(mixture_of(base, experts, gated=gated), text, gate, split, load_vae=random_vae)
+
+
+@pytest.fixture(scope="module")
+def drawer(base, experts, text) -> EMoE:
+    return model_of(base, experts, text, PromptGate(text(POSITIVE), text(NEGATIVE), top=2))
+
+
+def latents(model: EMoE, prompts: list[str], negative: str = "", **told) -> torch.Tensor:
+    """(p, b, 4, h, w), after the last step."""
+    *_, last = steps(model, prompts, [negative] * len(prompts), Recipe(**{**FEW, **told}))
+    return last.latents
+
+
+def pixels_of(image) -> torch.Tensor:
+    """(h, w, 3), 0 to 255."""
+    return torch.from_numpy(numpy.array(image)).float()
+
+
+# Beside diffusers ---------------------------------------------------------------------------------------------------
+
+
+def pipeline(unet, text, scheduler):
+    """diffusers' own, with the same networks."""
+    diffusers = pytest.importorskip("diffusers")
+    twin = diffusers_twin(unet.config)
+    twin.load_state_dict(unet.state_dict())
+    return diffusers.StableDiffusionPipeline(
+        vae=vae_twin(), text_encoder=text.model, tokenizer=text.tokenizer, unet=twin, scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def vae_twin():
+    diffusers = pytest.importorskip("diffusers")
+    vae = random_vae()
+    twin = diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=vae.config.channels, layers_per_block=vae.config.depth,
+        norm_num_groups=vae.config.groups, latent_channels=4,
+    ).eval()  # fmt: skip
+    twin.load_state_dict(vae.state_dict())
+    return twin
+
+
+def drawn_by_diffusers(unet, text, prompt: str, negative: str = "", scheduler: str = "ddim", **told):
+    """Latents, and the pixels (h, w, 3) from 0 to 255."""
+    them = pipeline(unet, text, theirs(scheduler, "epsilon", 25))
+    them.set_progress_bar_config(disable=True)
+    them.scheduler.set_timesteps = lambda *_, **__: None  # `theirs` has set them
+    found = them(
+        prompt, negative_prompt=negative, num_inference_steps=25, height=128, width=128, output_type="latent",
+        generator=torch.Generator().manual_seed(3), **told,
+    ).images  # fmt: skip
+    with torch.inference_mode():
+        image = them.vae.decode(found / them.vae.config.scaling_factor).sample
+    return found, torch.from_numpy(them.image_processor.postprocess(image, "np")[0]) * 255
+
+
+@pytest.mark.parametrize(
+    ("mode", "scheduler", "guidance"),
+    [*(("mixture", name, 7.5) for name in SCHEDULERS), ("mixture", "ddim", 1.0), ("emoe", "ddpm", 7.5)],
+)
+def test_identical_experts_draw_what_diffusers_draws(base, text, mode, scheduler, guidance):
+    model = model_of(base, [base] * 2, text, UniformGate(2))
+    told = {"mode": mode, "scheduler": scheduler, "guidance": guidance, "steps": 25, "seed": 3}
+    found = latents(model, ["a red bus"], BLURRY, **told)[:, 0]
+    z, pixels = drawn_by_diffusers(base, text, "a red bus", BLURRY, scheduler, guidance_scale=guidance)
+    assert len(found) == (2 if mode == "emoe" else 1)
+    for path, image in zip(found, to_images(model.vae, found), strict=True):
+        assert close(path[None], z) < 1e-4
+        assert (pixels_of(image) - pixels).abs().max() <= 2
+
+
+def test_a_one_hot_route_draws_what_its_expert_draws(base, experts, text):
+    """The base with expert 3's mixed layers is expert 3, where the base is expert 3."""
+    gate = PromptGate(text(POSITIVE), text(NEGATIVE), top=1)
+    model = model_of(experts[2], experts, text, gate)
+    prompt = POSITIVE[2]
+    assert gate(text([prompt])).tolist() == [[0, 0, 1, 0]]
+    z, _ = drawn_by_diffusers(experts[2], text, prompt)
+    assert close(latents(model, [prompt], mode="mixture", steps=25, seed=3)[0], z) < 1e-4
+
+
+# Modes --------------------------------------------------------------------------------------------------------------
+
+
+def test_fast_draws_what_mixture_draws_and_scores_what_score_scores(drawer):
+    fast = drawer.generate(PROMPTS, BLURRY, mode="fast", **FEW)
+    mixture = drawer.generate(PROMPTS, BLURRY, mode="mixture", **FEW)
+    scores = drawer.score(PROMPTS, BLURRY, **FEW)
+    for i, (a, b) in enumerate(zip(fast, mixture, strict=True)):
+        assert a.images[0].tobytes() == b.images[0].tobytes()
+        assert a.scores.eu.item() == scores.at(i).eu.item()
+        assert b.scores is None
+        assert "eu" not in b.record()
+
+
+def test_the_paths_of_the_first_step_have_the_uncertainty_of_the_score(drawer):
+    """Algorithm 1 reads it there; `generate` asks `score`, which does not run the way up."""
+    first = next(steps(drawer, PROMPTS, ["", ""], Recipe(**FEW)))
+    assert first.latents.shape == (4, 2, 4, 16, 16)
+    assert torch.allclose(measure(first.m_post[None]).eu, drawer.score(PROMPTS, **FEW).eu, rtol=1e-4)
+    assert torch.allclose(measure(first.m_pre[None]).eu, drawer.score(PROMPTS, read_out="pre", **FEW).eu, rtol=1e-4)
+
+
+@pytest.mark.parametrize("gated", [False, True], ids=["prompt", "hidden"])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_each_path_is_a_separate_run(base, experts, text, scheduler, gated):
+    """The first step in a network whose split layer knows one expert alone, the others in the mixture."""
+    gate = HiddenGate(4, 2) if gated else PromptGate(text(POSITIVE), text(NEGATIVE), top=2)
+    model = model_of(base, experts, text, gate, gated=gated)
+    found = latents(model, PROMPTS, BLURRY, scheduler=scheduler)
+    assert len({tuple(path.flatten().tolist()) for path in found}) == 4
+    for i in range(4):
+        unet = alone(model.unet, "attn2", i)
+        run = steps(EMoE(unet, text, gate), PROMPTS, [BLURRY] * 2, Recipe("mixture", scheduler, **FEW))
+        next(run)
+        for mixture, whole in zip(mixtures(unet).values(), mixtures(model.unet).values(), strict=True):
+            mixture.experts = whole.experts
+        *_, last = run
+        assert close(found[i], last.latents[0]) < 1e-4
+
+
+@pytest.mark.parametrize("gated", [False, True], ids=["prompt", "hidden"])
+@pytest.mark.parametrize("mode", ["emoe", "mixture"])
+def test_batch_mates_do_not_matter(base, experts, text, mode, gated):
+    gate = HiddenGate(4, 2) if gated else PromptGate(text(POSITIVE), text(NEGATIVE), top=2)
+    model = model_of(base, experts, text, gate, gated=gated)
+    together = latents(model, PROMPTS, mode=mode, scheduler="ddpm")
+    for i, prompt in enumerate(PROMPTS):
+        assert close(together[:, i], latents(model, [prompt], mode=mode, scheduler="ddpm")[:, 0]) < 1e-4
+
+
+def test_the_split_may_lie_elsewhere(base, experts, text):
+    gate = UniformGate(4)
+    found = [latents(model_of(base, experts, text, gate, split), ["a"]) for split in ("attn1", "attn2", "ff")]
+    assert all(len(paths) == 4 for paths in found)
+    assert close(found[0], found[1]) > 1e-3
+    assert close(found[1], found[2]) > 1e-3
+
+
+def test_settings_matter(drawer):
+    def run(**told):
+        return latents(drawer, ["a"], mode="mixture", **told)
+
+    plain = run()
+    for told in ({"seed": 1}, {"scheduler": "ddpm"}, {"scheduler": "dpm++"}, {"guidance": 1.0}, {"steps": 5}):
+        assert not torch.equal(run(**told), plain), told
+    assert torch.equal(run(), plain)
+    assert not torch.equal(latents(drawer, ["a"], BLURRY, mode="mixture"), plain)
+
+
+def test_v_prediction_is_another_run(base, experts, text):
+    model = model_of(base, experts, text, UniformGate(4))
+    plain = latents(model, ["a"])
+    model.prediction = "v"
+    assert close(latents(model, ["a"]), plain) > 1e-3
+
+
+def test_without_guidance_the_negative_half_does_not_run(drawer):
+    seen = []
+    hook = drawer.unet.conv_in.register_forward_hook(lambda _, args, out: seen.append(len(out)))
+    latents(drawer, PROMPTS, mode="mixture", guidance=1.0)
+    latents(drawer, PROMPTS, mode="mixture")
+    latents(drawer, PROMPTS)
+    hook.remove()
+    assert seen == [2] * 4 + [4] * 4 + [4] + [16] * 3
+
+
+# Halting ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["fast", "emoe"])
+def test_what_halts_costs_the_split_trunk_and_nothing_more(drawer, mode):
+    rows: dict[str, list[int]] = {}
+    hooks = [
+        module.register_forward_hook(lambda _, args, out, name=name: rows.setdefault(name, []).append(len(out)))
+        for name, module in drawer.unet.named_modules()
+        if not list(module.children())
+    ]
+    found = drawer.generate("a red bus", mode=mode, max_uncertainty=0.0, **FEW)[0]
+    for hook in hooks:
+        hook.remove()
+    assert found.halted
+    assert found.images == []
+    assert found.record()["halted"] is True
+    assert found.scores.eu.item() == drawer.score("a red bus", **FEW).eu.item()
+    assert not any(name.startswith(("up_blocks", "conv_out")) for name in rows)
+    assert rows["conv_in"] == [1]
+    assert rows["mid_block.resnets.1.conv2"] == [4]
+
+
+def test_only_the_uncertain_halt(drawer):
+    uncertainty = drawer.score(PROMPTS, **FEW).uncertainty
+    limit = uncertainty.mean().item()
+    found = drawer.generate(PROMPTS, mode="fast", max_uncertainty=limit, batch_size=2, **FEW)
+    assert [g.halted for g in found] == (uncertainty > limit).tolist()
+    drawn = next(g for g in found if not g.halted)
+    alone = drawer.generate(drawn.prompt, mode="mixture", **FEW)[0]
+    assert (pixels_of(drawn.images[0]) - pixels_of(alone.images[0])).abs().max() <= 1
+
+
+# Mistakes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ({"mode": "slow"}, "mode is 'slow'; choose one of emoe, fast, mixture"),
+        ({"scheduler": "euler"}, "scheduler is 'euler'; choose one of ddim, ddpm, dpm"),
+        ({"guidance": 0.5}, "guidance is 0.5"),
+        ({"guidance": float("nan")}, "guidance is nan"),
+        ({"steps": 0}, "steps is 0"),
+        ({"size": 100}, "size is 100 pixels"),
+        ({"max_uncertainty": -1}, "max_uncertainty is -1"),
+        ({"max_uncertainty": float("nan")}, "max_uncertainty is nan"),
+        ({"mode": "mixture", "max_uncertainty": 1}, "measures no uncertainty to halt at"),
+    ],
+)
+def test_recipes_that_cannot_be(told, sentence):
+    with pytest.raises(EmoeError, match=sentence):
+        Recipe(**told)
+
+
+def test_latents_that_are_not_finite_are_an_error(base, experts, text):
+    model = model_of(base, experts, text, UniformGate(4))
+    model.unet.conv_out.bias = torch.nn.Parameter(torch.full((4,), float("nan")), requires_grad=False)
+    with pytest.raises(EmoeError, match="'a cat': activations are not finite"):
+        model.generate("a cat", **FEW)
+
+
+def test_a_model_without_a_vae_scores_but_does_not_draw(model):
+    with pytest.raises(EmoeError, match="without a VAE"):
+        model.generate("a cat", **FEW)

@@ -1,0 +1,60 @@
+"""emoe inspect, on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import forms
+import pytest
+from test_load import segmoe
+
+
+def test_inspect(run, weights):
+    folder = Path(weights).parent
+    code, out, err = run("inspect", str(folder / "expert_1.safetensors"))
+    assert (code, err) == (0, "")
+    assert "is an SD1.x checkpoint" in out
+    assert "8.6 M parameters in 686 tensors, float16" in out
+    code, out, _ = run("inspect", str(folder / "expert_2.safetensors"), "--json")
+    found = json.loads(out)
+    assert found["kind"] == "an SD1.x checkpoint"
+    assert found["unet_names"] == "LDM"
+    assert found["parts"]["vae"] is None
+    assert found["parts"]["unet"]["problem"] is None
+    assert len(found["files"][0]["sha256"]) == 64
+
+
+def test_weights_that_are_not_finite(run, tmp_path):
+    state, name = forms.state(1), forms.UNET + "middle_block.1.norm.weight"
+    state[name][3] = float("nan")
+    path = forms.safetensors(tmp_path / "a.safetensors", state)
+    for more in ([], ["--json"]):
+        code, out, err = run("inspect", str(path), *more)
+        assert code == 2
+        assert err == f"emoe: {path}: {name} holds weights that are not finite; the file is broken, use another\n"
+        assert f"{name} holds weights that are not finite" in out
+
+
+UNREADABLE = {"nothing": b"", "garbage": b"garbage", "half a header": b"\x40\0\0\0\0\0\0\0{", "missing": None}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_json_of_what_cannot_be_read(run, tmp_path, case):
+    path = tmp_path / "a.safetensors"
+    if (content := UNREADABLE[case]) is not None:
+        path.write_bytes(content)
+    code, out, err = run("inspect", str(path), "--json")
+    assert (code, out.count("\n"), err.count("\n")) == (2, 1, 1)
+    found = json.loads(out)
+    assert (found["source"], found["kind"]) == (str(path), None)
+    assert err == f"emoe: {found['refused']}\n"
+
+
+def test_a_segmoe_mixture(run, tmp_path):
+    folder = segmoe(tmp_path / "mixture", [forms.state(seed) for seed in (1, 2, 3)])
+    code, out, err = run("inspect", str(folder))
+    assert (code, err) == (0, "")
+    assert "3 experts, layers all, top 2, with gates" in out
+    assert "under segmoe" in out
+    assert [line for line in out.splitlines() if "expert 3" in line and "p2" in line]

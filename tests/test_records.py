@@ -1,0 +1,149 @@
+"""Scores on disk: a run cut short goes on, and nobody else's file is touched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import score
+
+from emoe import EMoE, EmoeError
+from emoe.records import RecordFile
+
+PROMPTS = ["a red bus", "punainen bussi", "a cat"]
+
+
+def test_out(run, weights, tmp_path):
+    path = tmp_path / "scores.jsonl"
+    code, out, err = run(*score(*PROMPTS, "--out", str(path), weights=weights))
+    assert (code, out, err) == (0, "", f"emoe: 3 scores in {path}\n")
+    expected = path.read_text()
+    assert [json.loads(line)["prompt"] for line in expected.splitlines()] == PROMPTS
+
+    lines = expected.splitlines(keepends=True)
+    for kept in (
+        "",
+        lines[0],
+        lines[0] + lines[1][:40],
+        lines[0] + lines[1][:-1],
+        "".join(lines),
+    ):  # killed here, and started again
+        path.write_text(kept)
+        assert run(*score(*PROMPTS, "--out", str(path), weights=weights))[0] == 0
+        assert path.read_text() == expected
+    assert "holds all 3 scores already" in run(*score(*PROMPTS, "--out", str(path), weights=weights))[2]
+
+
+def test_out_of_another_run(run, weights, tmp_path):
+    path = tmp_path / "scores.jsonl"
+    run(*score(*PROMPTS[:2], "--out", str(path), weights=weights))
+    before = path.read_bytes()
+    for arguments, sentence in (
+        (["other", "a cat", "--out", str(path)], "line 1 is not about prompt 1"),
+        ([PROMPTS[0], "--out", str(path)], "it holds 2 records, this run has 1 prompts"),
+        ([*PROMPTS, "--seed", "5", "--out", str(path)], "its seed is 0, this run's 5"),
+        ([*PROMPTS, "--read-out", "pre", "--out", str(path)], "its read_out is post, this run's pre"),
+        ([*PROMPTS, "--dtype", "bfloat16", "--out", str(path)], "its mixture is"),
+    ):
+        code, _, err = run(*score(*arguments, weights=weights))
+        assert code == 2
+        assert sentence in err
+        assert path.read_bytes() == before
+
+
+FOREIGN = {
+    "text": "hello\n",
+    "text without a line end": "hello",
+    "an empty line": "\n",
+    "zeros": "\0\0",
+    "a list": "[1]\n",
+    "too deep": "[" * 9999 + "\n",
+    "half an object": '{"prompt": "x"\n',
+    "another prompt": '{"prompt": "a catfish", "negative_prompt": "", "eu": 1}',
+    "another object": '{"title": "a cat"}',
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_out_that_is_no_score_file_is_kept(run, weights, tmp_path, case):
+    path = tmp_path / "notes.txt"
+    path.write_text(FOREIGN[case])
+    assert run(*score("a cat", "--out", str(path), weights=weights))[0] == 2
+    assert path.read_text() == FOREIGN[case]
+
+
+def test_out_where_nothing_can_be_written(run, weights, tmp_path):
+    code, _, err = run(*score("a cat", "--out", str(tmp_path / "no" / "x.jsonl"), weights=weights))
+    assert (code, "there is no folder" in err) == (2, True)
+    code, _, err = run(*score("a cat", "--out", str(tmp_path), weights=weights))
+    assert (code, "is not a file that can be written to" in err) == (2, True)
+
+
+def test_a_full_disk(tmp_path):
+    """Linux's /dev/full takes nothing."""
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    file = RecordFile(tmp_path / "x.jsonl", [{"prompt": "a"}])
+    file.path = Path("/dev/full")
+    with pytest.raises(EmoeError, match="No space left on device"):
+        file.write([{"prompt": "a"}])
+
+
+def test_a_bad_weights_file_leaves_no_output(run, tmp_path):
+    (tmp_path / "weights.toml").write_text("base = 3")
+    out = tmp_path / "scores.jsonl"
+    assert run("score", "a", "--weights", str(tmp_path / "weights.toml"), "--out", str(out))[0] == 2
+    assert not out.exists()
+
+
+@pytest.fixture(scope="module")
+def begun(weights) -> str:
+    """The file of a run that was killed after two prompts."""
+    records = EMoE.from_toml(weights).score(PROMPTS[:2], size=64).records()
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+CHANGES = {
+    "nothing": ("top = 2", "top = 2\n"),
+    "temperature": ("top = 2", "top = 2\ntemperature = 0.5"),
+    "descriptor": ("anime", "manga"),
+    "expert": ("expert_2.safetensors", "expert_1.safetensors"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_out_of_another_mixture(run, weights, begun, tmp_path, case):
+    toml, path = tmp_path / "weights.toml", tmp_path / "scores.jsonl"
+    text = Path(weights).read_text().replace("expert_", f"{Path(weights).parent}/expert_")
+    toml.write_text(text.replace(*CHANGES[case]))
+    assert toml.read_text() != text
+    path.write_text(begun)
+    code, _, err = run(*score(*PROMPTS, "--out", str(path), weights=str(toml)))
+    assert code == (0 if case == "nothing" else 2)
+    assert ("its mixture is" in err) == (case != "nothing")
+    assert (path.read_text() == begun) == (case != "nothing")
+
+
+PROMPT_FILES = {
+    "p.txt": "a\nb\n",
+    "q.txt": "a",
+    "p.csv": "prompt,negative_prompt\na,x\n",
+    "p.json": '["a"]',
+    "p.jsonl": '{"prompt": "a"}\n{"prompt": "b"}\n',
+    "with negatives.jsonl": '{"prompt": "a", "negative_prompt": ""}\n{"prompt": "b", "negative_prompt": ""}\n',
+    "with ids.jsonl": '{"id": 1, "prompt": "a", "negative_prompt": ""}\n',
+    "with more.jsonl": '{"prompt": "a", "negative_prompt": "", "width": 512}\n',
+    "without a last line end.jsonl": '{"prompt": "a", "negative_prompt": ""}',
+    "with more, without a last line end.jsonl": '{"prompt": "a", "negative_prompt": "", "width": 512}',
+}
+
+
+@pytest.mark.parametrize("name", PROMPT_FILES)
+def test_out_that_holds_the_prompts_is_kept(run, weights, tmp_path, name):
+    path = tmp_path / name
+    path.write_text(PROMPT_FILES[name])
+    code, _, err = run(*score("--prompts", str(path), "--out", str(path), weights=weights))
+    assert code == 2
+    assert "name another file with --out" in err
+    assert path.read_text() == PROMPT_FILES[name]
