@@ -1,0 +1,235 @@
+"""emoe generate, as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from emoe import EMoE
+from emoe.gallery import make_folder, slug
+from emoe.images import contact_sheet, draw_map, save_png
+
+PROMPTS = ["a red bus", "punainen bussi"]
+FEW = ["--steps", "2", "--size", "64"]
+
+
+@pytest.fixture
+def draw(run, weights, tmp_path):
+    """(exit code, stdout, stderr) of `emoe generate` into tmp_path/out."""
+
+    def call(*arguments: str, out: str = "out") -> tuple[int, str, str]:
+        return run("generate", "--weights", weights, "--out", str(tmp_path / out), *FEW, *arguments)
+
+    return call
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "generations.jsonl").read_text().splitlines()]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_of_images(draw, weights, tmp_path):
+    code, out, err = draw(*PROMPTS, "--maps", "--negative", "blurry")
+    assert (code, err) == (0, f"emoe: 2 prompts drawn and 0 halted, in {tmp_path / 'out'}\n")
+    head, *rows = out.splitlines()
+    assert head.split() == ["uncertainty", "images", "prompt"]
+    assert [row.split(maxsplit=2)[1:] for row in rows] == [["4", prompt] for prompt in PROMPTS]
+
+    folder, found = tmp_path / "out", records(tmp_path / "out")
+    stems = [f"0000{i}-{slug(prompt)}-{j}" for i, prompt in enumerate(PROMPTS, 1) for j in range(1, 5)]
+    assert names(folder) == sorted(
+        ["generations.jsonl", "sheet.png", *(f"{s}.png" for s in stems), *(f"{s}-map.png" for s in stems)]
+    )
+    assert [r["images"] for r in found] == [[f"{s}.png" for s in stems[:4]], [f"{s}.png" for s in stems[4:]]]
+    scores = EMoE.from_toml(weights).score(PROMPTS, "blurry", steps=2, size=64)
+    assert [r["eu"] for r in found] == [r["eu"] for r in scores.records()]
+    assert list(found[0]) == [
+        *("prompt", "negative_prompt", "eu", "uncertainty", "relative", "weights", "halted"),
+        *("mode", "scheduler", "steps", "guidance", "seed", "size", "max_uncertainty", "mixture", "images"),
+    ]
+    with Image.open(folder / found[0]["images"][0]) as image:
+        assert image.size == (64, 64)
+        told = json.loads(image.text["emoe"])
+    assert told == {key: value for key, value in found[0].items() if key != "images"}
+
+
+@pytest.mark.parametrize("mode", ["fast", "mixture"])
+def test_one_image_a_prompt(draw, tmp_path, mode):
+    code, out, _ = draw(*PROMPTS, "--mode", mode, "--json")
+    assert code == 0
+    assert names(tmp_path / "out") == ["00001-a-red-bus.png", "00002-punainen-bussi.png", "generations.jsonl"]
+    found = [json.loads(line) for line in out.splitlines()]
+    assert found == records(tmp_path / "out")
+    assert all(("eu" in record) == (mode == "fast") for record in found)
+
+
+def test_halted(draw, tmp_path):
+    code, out, _ = draw(*PROMPTS, "--max-uncertainty", "0")
+    assert code == 3
+    assert out.count("halted") == 2
+    assert [(r["halted"], r["images"], r["max_uncertainty"]) for r in records(tmp_path / "out")] == [(True, [], 0)] * 2
+    assert names(tmp_path / "out") == ["generations.jsonl"]
+    assert draw(*PROMPTS, "--max-uncertainty", "0")[0] == 3  # nothing is left to do, and it says the same
+
+
+def test_a_run_goes_on_where_it_was_stopped(draw, tmp_path):
+    draw(*PROMPTS)
+    folder = tmp_path / "out"
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    lines = (folder / "generations.jsonl").read_text().splitlines(keepends=True)
+    (folder / "generations.jsonl").write_text(lines[0] + lines[1][:50])
+    (folder / "00002-punainen-bussi-3.png").unlink()
+    (folder / "sheet.png").unlink()
+    kept = (folder / "00001-a-red-bus-1.png").stat().st_mtime_ns
+    assert draw(*PROMPTS)[0] == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+    assert (folder / "00001-a-red-bus-1.png").stat().st_mtime_ns == kept
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--seed", "1"], "its seed is 0, this run's 1"),
+        (["--guidance", "3"], "its guidance is 7.5, this run's 3.0"),
+        (["--mode", "fast"], "its mode is emoe, this run's fast"),
+        (["--max-uncertainty", "9"], "its max_uncertainty is None, this run's 9.0"),
+    ],
+)
+def test_a_folder_of_another_run(draw, tmp_path, arguments, sentence):
+    draw("a")
+    before = names(tmp_path / "out")
+    code, _, err = draw("a", *arguments)
+    assert (code, sentence in err, err.count("\n")) == (2, True, 1)
+    assert names(tmp_path / "out") == before
+
+
+MISTAKES = {
+    "no prompt": ([], "there is no prompt"),
+    "mode": (["a", "--mode", "slow"], "invalid choice: 'slow'"),
+    "guidance": (["a", "--guidance", "0"], "guidance is 0.0"),
+    "limit": (["a", "--max-uncertainty", "nan"], "max_uncertainty is nan"),
+    "a limit without a measure": (["a", "--mode", "mixture", "--max-uncertainty", "1"], "measures no uncertainty"),
+    "a map without a measure": (["a", "--mode", "mixture", "--maps"], "has no map to draw"),
+    "batch size": (["a", "--batch-size", "0"], "batch_size is 0"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes(draw, tmp_path, case):
+    arguments, sentence = MISTAKES[case]
+    code, out, err = draw(*arguments)
+    assert (code, out, err.count("\n"), sentence in err) == (2, "", 1, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_that_cannot_be(draw, run, weights, tmp_path):
+    (tmp_path / "file").write_text("")
+    for out, sentence in (
+        ("file", "is not a folder"),
+        ("file/x", "cannot make the folder"),
+        ("x" * 300, "cannot make"),
+    ):
+        code, _, err = draw("a", out=out)
+        assert (code, sentence in err, err.count("\n")) == (2, True, 1)
+
+
+def test_a_disk_that_fills(draw, tmp_path, monkeypatch):
+    """The second prompt's third image does not fit: what was finished stays, and nothing is left in halves."""
+    saved = []
+
+    def save(self, path, *_, **__):
+        saved.append(path)
+        if len(saved) == 7:
+            raise OSError(28, "No space left on device")
+        Path(path).write_bytes(b"png")
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    code, _, err = draw(*PROMPTS)
+    assert (code, "No space left on device" in err, err.count("\n")) == (2, True, 1)
+    assert len(records(tmp_path / "out")) == 1
+    assert [name for name in names(tmp_path / "out") if name.endswith("part")] == []
+
+
+def test_ctrl_c_keeps_what_is_finished(weights, tmp_path):
+    arguments = ["generate", "--weights", weights, "--out", str(tmp_path / "out"), *FEW, *map(str, range(200))]
+    found = subprocess.Popen([sys.executable, "-m", "emoe", *arguments], stderr=subprocess.PIPE, text=True)
+    path = tmp_path / "out" / "generations.jsonl"
+    for _ in range(600):
+        if path.exists() and path.stat().st_size:
+            break
+        time.sleep(0.1)
+    os.kill(found.pid, signal.SIGINT)
+    assert found.wait(60) == 130
+    assert found.stderr.read() == "emoe: stopped\n"
+    for record in records(tmp_path / "out"):
+        for name in record["images"]:
+            Image.open(tmp_path / "out" / name).verify()
+    assert [name for name in names(tmp_path / "out") if name.endswith("part")] == []
+
+
+# Pictures -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a red bus", "a-red-bus"),
+        ("../../etc/passwd", "etc-passwd"),
+        ('CON <>:"/\\|?*\n\0', "con"),
+        ("赤いバス", "赤いバス"),
+        ("...", "prompt"),
+        ("", "prompt"),
+        ("é" * 100, "é" * 40),
+    ],
+)
+def test_names_are_legal_everywhere(prompt, expected):
+    assert slug(prompt) == expected
+
+
+def test_a_map_is_red_where_the_paths_disagree():
+    image = Image.new("RGB", (64, 64), (200, 200, 200))
+    uncertainty = torch.zeros(8, 8)
+    uncertainty[1, 6] = 5.0
+    pixels = numpy.array(draw_map(image, uncertainty)).astype(int)
+    redness = pixels[..., 0] - pixels[..., 1]
+    row, column = divmod(int(redness.argmax()), 64)
+    assert (row // 8, column // 8) == (1, 6)
+    assert abs(redness[40:, :30]).max() == 0
+    assert numpy.array(draw_map(image, torch.ones(8, 8))).shape == (64, 64, 3)  # all the same: nothing to show
+
+
+def test_a_contact_sheet_has_a_row_a_prompt_and_a_column_an_expert():
+    colours = [["red", "green"], ["blue", "yellow"], ["black", "white"]]
+    rows = [("label " * 100, [Image.new("RGB", (64, 64), c) for c in row]) for row in colours]
+    sheet = contact_sheet(rows, ["one", "two " * 100])
+    inside = [[sheet.getpixel((136 + 264 * j, 28 + 284 * i + 20 + 128)) for j in range(2)] for i in range(3)]
+    assert inside == [[Image.new("RGB", (1, 1), c).getpixel((0, 0)) for c in row] for row in colours]
+
+
+def test_a_png_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    from emoe.errors import EmoeError
+
+    path = tmp_path / "a.png"
+    save_png(Image.new("RGB", (8, 8)), path, {"prompt": "赤いバス\n"})
+    before = path.read_bytes()
+    with Image.open(path) as image:
+        assert json.loads(image.text["emoe"]) == {"prompt": "赤いバス\n"}
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(13, "Permission denied")))
+    with pytest.raises(EmoeError, match="Permission denied"):
+        save_png(Image.new("RGB", (8, 8), "red"), path, {})
+    assert path.read_bytes() == before
+    assert names(tmp_path) == ["a.png"]
+    assert make_folder(tmp_path) == tmp_path

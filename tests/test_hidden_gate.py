@@ -1,0 +1,206 @@
+"""The hidden gate's vectors: captured, kept, and written for SegMoE."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import close, sample
+from random_experts import write_mixture
+from safetensors.torch import load_file
+
+from emoe import EMoE, EmoeError, Recipe
+from emoe.gate import capture as capturing
+from emoe.gate.capture import capture
+from emoe.generating import steps
+from emoe.moe import is_gate, mixtures
+from emoe.route import PromptRoute
+from emoe.schedule import draws, timesteps
+
+DESCRIPTORS = [("photo", "cartoon"), ("anime girl", "photo")]
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    monkeypatch.setattr(capturing, "STEPS", 3)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    """A weights.toml with a hidden gate."""
+    path = write_mixture(tmp_path_factory.mktemp("experts"), count=3)
+    path.write_text(path.read_text().replace("top = 2", 'top = 2\ngate = "hidden"'))
+    return path
+
+
+@pytest.fixture
+def toml(written, monkeypatch) -> Path:
+    """The same, whose networks are run small."""
+    import emoe.gate_vectors as module
+
+    monkeypatch.setattr(module, "STEPS", 3)
+
+    def small(unet, *others, **more):
+        config = unet.config
+        unet.config = type(config)(**{**vars(config), "sample_size": 8})
+        capture(unet, *others, **more)
+        unet.config = config
+
+    monkeypatch.setattr(module, "capture", small)
+    return written
+
+
+def watched(unet) -> tuple[dict[str, torch.Tensor], list]:
+    """What every mixture was last given, of the conditional half, and the hooks that see it."""
+    seen: dict[str, torch.Tensor] = {}
+    return seen, [
+        mixture.register_forward_hook(lambda _, args, out, name=name: seen.update({name: args[0][-1]}))
+        for name, mixture in mixtures(unet).items()
+    ]
+
+
+@torch.inference_mode()
+def test_vectors_are_the_mean_inputs_of_the_last_step(base, experts, text):
+    """Once more with hooks on a mixture that is routed one-hot, and guidance written out."""
+    from conftest import mixture_of
+    from test_schedule import theirs
+
+    unet = mixture_of(base, experts[:2], gated=True)
+    capture(unet, text, DESCRIPTORS)
+    ts = timesteps(3)
+    for i, (positive, negative) in enumerate(DESCRIPTORS):
+        seen, hooks = watched(unet)
+        z, scheduler = next(draws(0, (1, 4, 16, 16))), theirs("ddim", "epsilon", 3)
+        states = text([negative, positive]).states
+        for t in ts:
+            route = PromptRoute(torch.eye(2)[[i, i]])
+            eps = unet(z.expand(2, -1, -1, -1), torch.tensor([t]), states, route).noise
+            z = scheduler.step(eps[:1] + 7.5 * (eps[1:] - eps[:1]), t, z).prev_sample
+        for hook in hooks:
+            hook.remove()
+        for name, mixture in mixtures(unet).items():
+            mean = seen[name].mean(dim=0)
+            assert close(mixture.gate.weight[i], mean / mean.norm()) < 1e-4, name
+
+
+def test_the_vectors_are_captured_once_and_kept_beside_the_weights(toml, caplog):
+    path = toml.with_suffix(".gates.safetensors")
+    path.unlink(missing_ok=True)
+    first = EMoE.from_toml(toml)
+    assert "capturing the gate vectors of 3 experts" in caplog.text
+    kept = load_file(path)
+    assert set(kept) == {name for name in first.unet.state_dict() if is_gate(name)}
+    assert all(torch.allclose(v.norm(dim=1), torch.ones(3), atol=1e-5) for v in kept.values())
+
+    caplog.clear()
+    again = EMoE.from_toml(toml)
+    assert "capturing" not in caplog.text
+    assert again.mixture == first.mixture
+    assert all(torch.equal(again.unet.state_dict()[name], vector) for name, vector in kept.items())
+
+    path.unlink()
+    assert EMoE.from_toml(toml).mixture == first.mixture  # the same every time
+
+    toml_of_others = toml.with_name("others.toml")
+    toml_of_others.write_text(toml.read_text().replace("photograph", "painting"))
+    path.rename(toml_of_others.with_suffix(".gates.safetensors"))
+    caplog.clear()
+    assert EMoE.from_toml(toml_of_others).mixture != first.mixture
+    assert "capturing" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense" * 100])
+def test_vectors_that_cannot_be_read_are_captured_again(toml, caplog, content):
+    toml.with_suffix(".gates.safetensors").write_bytes(content)
+    EMoE.from_toml(toml)
+    assert "its gate vectors are captured again" in caplog.text
+    caplog.clear()
+    EMoE.from_toml(toml)
+    assert not caplog.text
+
+
+def test_where_nothing_can_be_written_the_vectors_are_not_kept(toml, caplog, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    toml.with_suffix(".gates.safetensors").unlink(missing_ok=True)
+    monkeypatch.setattr("emoe.gate_vectors.save_file", full)
+    assert EMoE.from_toml(toml).gate.top == 2
+    assert "captured again next time" in caplog.text
+    assert not toml.with_suffix(".gates.safetensors").exists()
+    assert not list(toml.parent.glob("*.part"))
+
+
+# emoe build ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(toml, run, tmp_path) -> Path:
+    folder = tmp_path / "built"
+    code, _, err = run("build", "--weights", str(toml), "--out", str(folder), "--save-dtype", "float32")
+    assert (code, err.splitlines()[-1]) == (0, f"emoe: 3 experts with their gate vectors in {folder}")
+    return folder
+
+
+def test_what_was_built_is_read_back(toml, folder, tmp_path):
+    there = tmp_path / "there.toml"
+    there.write_text(f'segmoe = "{folder}"\n')
+    ours, back = EMoE.from_toml(toml), EMoE.from_toml(there)
+    assert [(e.positive, e.negative) for e in back.experts] == [(e.positive, e.negative) for e in ours.experts]
+    assert back.gate.top == ours.gate.top
+    assert torch.equal(back.score("a red bus", size=128).eu, ours.score("a red bus", size=128).eu)
+    recipe = {"size": 128, "steps": 2, "mode": "mixture"}
+    pair = [model.generate("a red bus", **recipe)[0].images[0].tobytes() for model in (ours, back)]
+    assert pair[0] == pair[1]
+    told = json.loads((folder / "unet" / "config.json").read_text())["segmoe_config"]
+    assert (told["num_experts"], told["num_experts_per_tok"], told["moe_layers"]) == (3, 2, "all")
+
+
+def segmoe(folder: Path):
+    """SegMoE's own pipeline, from a folder."""
+    module = pytest.importorskip("segmoe")
+    logging.disable(logging.WARNING)
+    found = module.SegMoEPipeline(str(folder), device="cpu", torch_dtype=torch.float32)
+    logging.disable(logging.NOTSET)
+    return found.pipe
+
+
+@torch.inference_mode()
+def test_segmoe_predicts_the_same_noise_from_what_was_built(toml, folder):
+    ours, theirs = EMoE.from_toml(toml), segmoe(folder)
+    x, t, _ = sample(1)
+    text = ours.text(["a red bus"])
+    route = ours.route(text, None, split=False)
+    expected = theirs.unet(x, t, text.states).sample
+    assert close(ours.unet(x, t, text.states, route).noise, expected) < 1e-5
+
+
+def test_segmoe_draws_the_same_from_what_was_built(toml, folder):
+    ours, theirs = EMoE.from_toml(toml), segmoe(folder)
+    theirs.set_progress_bar_config(disable=True)
+    expected = theirs(
+        "a red bus", negative_prompt="blurry", num_inference_steps=10, height=128, width=128, output_type="latent",
+        generator=torch.Generator().manual_seed(0),
+    ).images  # fmt: skip
+    *_, last = steps(ours, ["a red bus"], ["blurry"], Recipe("mixture", "ddpm", steps=10, size=128))
+    assert close(last.latents[0], expected) < 1e-3
+
+
+def test_building_mistakes(toml, run, tmp_path):
+    (tmp_path / "there").mkdir()
+    code, _, err = run("build", "--weights", str(toml), "--out", str(tmp_path / "there"))
+    assert (code, "is there already" in err) == (2, True)
+    (tmp_path / "file").write_text("")
+    code, _, err = run("build", "--weights", str(toml), "--out", str(tmp_path / "file" / "x"))
+    assert (code, "cannot write" in err) == (2, True)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name[0] != ".") == ["file", "there"]
+
+
+def test_a_hidden_gate_needs_descriptors(toml):
+    bare = toml.with_name("bare.toml")
+    bare.write_text("\n".join(line for line in toml.read_text().splitlines() if not line.startswith("positive")))
+    with pytest.raises(EmoeError, match="expert 1: positive is missing"):
+        EMoE.from_toml(bare)
