@@ -31,6 +31,8 @@ CELL, LABEL, GAP = 256, 20, 8  # pixels of a contact sheet
 def to_images(vae: VAE, latents: Tensor) -> list[Image.Image]:
     """(p, 4, h, w) -> p images, decoded one by one to bound the memory."""
     pixels = [vae.decode(z[None])[0].float().cpu() for z in latents]  # (3, H, W), -1 to 1
+    if not all(torch.isfinite(x).all() for x in pixels):
+        raise EmoeError("the VAE makes pixels that are not finite; name another under vae")
     return [Image.fromarray(_bytes(x / 2 + 0.5)) for x in pixels]
 
 

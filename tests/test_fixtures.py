@@ -14,6 +14,7 @@ from emoe.checkpoint.load_text import load_text
 from emoe.checkpoint.load_unet import load_unet
 from emoe.checkpoint.load_vae import load_vae
 from emoe.checkpoint.open import open_checkpoint
+from emoe.config import parse_weights
 from emoe.pipeline import EMoE
 from emoe.route import HiddenRoute
 from emoe.text import CLIPTokenizer, clip_tokenizer
@@ -122,3 +123,23 @@ def test_clip_tokenizer_is_the_published_one():
         "\0 " + "a" * 999,
     ]
     assert ours(texts, verbose=False)["input_ids"] == theirs(texts, verbose=False)["input_ids"]
+
+
+def test_segmoe_draws_what_we_draw_from_its_own_folder():
+    """SegMoE sums a choice over the whole batch: with one prompt, over both guidance halves, as we do."""
+    from test_hidden_gate import segmoe
+
+    from emoe import Recipe
+    from emoe.generating import steps
+
+    folder = FIXTURES / "segmoe-tiny"
+    theirs = segmoe(folder)
+    theirs.scheduler = type(theirs.scheduler).from_config(theirs.scheduler.config, clip_sample=False)  # as SD1.5's
+    theirs.set_progress_bar_config(disable=True)
+    expected = theirs(
+        "a red bus", negative_prompt="blurry", num_inference_steps=25, height=128, width=128, output_type="latent",
+        generator=torch.Generator().manual_seed(0),
+    ).images  # fmt: skip
+    model = EMoE.from_weights(parse_weights({"segmoe": str(folder)}, Path("weights.toml")))
+    *_, last = steps(model, ["a red bus"], ["blurry"], Recipe("mixture", "ddpm", size=128))
+    assert close(last.latents[0], expected) < 1e-3

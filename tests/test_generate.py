@@ -256,6 +256,13 @@ def test_latents_that_are_not_finite_are_an_error(base, experts, text):
         model.generate("a cat", **FEW)
 
 
+def test_pixels_that_are_not_finite_are_an_error(base, experts, text):
+    model = model_of(base, experts, text, UniformGate(4))
+    model.vae.decoder.conv_out.bias = torch.nn.Parameter(torch.full((3,), float("inf")), requires_grad=False)
+    with pytest.raises(EmoeError, match="name another under vae"):
+        model.generate("a cat", mode="mixture", **FEW)
+
+
 def test_a_model_without_a_vae_scores_but_does_not_draw(model):
     with pytest.raises(EmoeError, match="without a VAE"):
         model.generate("a cat", **FEW)
