@@ -1,0 +1,33 @@
+"""Networks with random weights, made in memory: benches of speed need no files."""
+
+from __future__ import annotations
+
+import torch
+
+from emoe.moe import mix
+from emoe.unet import UNet, UNetConfig
+
+SMALL = UNetConfig(channels=(32, 64, 128, 128), text_dim=64)
+
+
+def random_unet(small: bool, experts: int = 0, layers: str = "all") -> UNet:
+    """Dense, or with mixtures and gate vectors. Weights keep activations near unit scale."""
+    with torch.device("meta"):
+        unet = UNet(SMALL if small else UNetConfig())
+        if experts:
+            mix(unet, experts, layers, gated=True)
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        name: torch.randn(t.shape, generator=generator) / max(1, t[0].numel()) ** 0.5 if t.ndim > 1
+        else torch.full(t.shape, float(name.endswith("weight")))
+        for name, t in unet.state_dict().items()
+    }  # fmt: skip
+    unet.load_state_dict(state, strict=True, assign=True)
+    return unet.eval().requires_grad_(False)
+
+
+def inputs(unet: UNet, rows: int = 1, size: int = 512) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Latents, timestep, text states."""
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(rows, unet.config.latent_channels, size // 8, size // 8, generator=generator)
+    return latents, torch.tensor([961]), torch.randn(rows, 77, unet.config.text_dim, generator=generator)

@@ -1,0 +1,50 @@
+"""What does the uncertainty of a prompt cost beside the paper's way, four full forwards through SegMoE's blocks?
+
+python bench/split.py --small           small widths, under 20 s
+python bench/split.py                   SD1.5's size, four experts, top 2, 512x512 (ten minutes on 2 cores, 9 GB)
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from card import show
+from measure import side_by_side
+from networks import inputs, random_unet
+from peers import MISSING, segmoe_peer
+
+from emoe.route import PromptRoute
+from emoe.uncertainty import measure, paths
+
+EXPERTS, TOP = 4, 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    unet = random_unet(options.small, EXPERTS)
+    theirs = segmoe_peer(unet, "all", EXPERTS, TOP)
+    x, t, text = inputs(unet, 1, 256 if options.small else 512)
+    weights = torch.tensor([[0.0, 0.6, 0.4, 0.0]])
+    split, whole = PromptRoute(weights, "attn2"), PromptRoute(weights)
+
+    def score():
+        return measure(paths(unet(x, t, text, split, stop_at_mid=True).m_post, EXPERTS)[None]).eu
+
+    candidates = {"emoe": score, "emoe, four full forwards": lambda: [unet(x, t, text, whole) for _ in range(EXPERTS)]}
+    if theirs:
+        guided = x.repeat(2, 1, 1, 1), t, text.repeat(2, 1, 1)
+        candidates["SegMoE, four full forwards"] = lambda: [theirs(x, t, text) for _ in range(EXPERTS)]
+        candidates["SegMoE, with guidance (the paper)"] = lambda: [theirs(*guided) for _ in range(EXPERTS)]
+    seconds = side_by_side(candidates, options.rounds)
+    rows = [{"way": name, "s": s, "times emoe": s / seconds["emoe"]} for name, s in seconds.items()]
+    if not theirs:
+        rows.append({"way": "SegMoE", "s": MISSING, "times emoe": MISSING})
+    show("What does the uncertainty of a prompt cost?", rows, experts=EXPERTS, top=TOP, size=x.shape[-1] * 8)
+
+
+if __name__ == "__main__":
+    main()
