@@ -44,8 +44,8 @@ def denoise(
 
     noises: (1, 4, h, w) each; the first is where the run starts, DDPM takes one a step.
     text, negative: text states (b, n, c); without `negative` (None) there is no guidance.
-    route: over the g·b rows of both halves, the negative one first. It serves all steps: a path is a row that has
-    split already, so that from the second step on nothing splits again.
+    route: over the g·b rows of both halves, the negative one first. Where it splits, the first step does, and from
+    then on the paths go their ways one after the other, which costs no more than all at once and needs less memory.
     """
     step, ts = SCHEDULERS[scheduler], timesteps(steps)
     states = text if negative is None else torch.cat([negative, text])  # (g·b, n, c)
@@ -57,10 +57,14 @@ def denoise(
 
     z, before = repeat(draw(), "1 ... -> 1 b ...", b=samples), None
     for i, t in enumerate(ts):
-        rows = repeat(z, "p b ... -> (p g b) ...", g=halves).to(dtype)
-        rows_text = repeat(states, "r n c -> (p r) n c", p=len(z))
-        out = unet(rows, torch.tensor([t], device=device), rows_text, route)
-        noise, m_pre, m_post = (rearrange(m, "(p g b) ... -> g p b ...", g=halves, b=samples) for m in out)
+        outs = []
+        for path in z:
+            rows = repeat(path, "b ... -> (g b) ...", g=halves).to(dtype)
+            outs.append(unet(rows, torch.tensor([t], device=device), states, route))
+        noise, m_pre, m_post = (
+            rearrange(torch.cat(m), "(p g b) ... -> g p b ...", g=halves, b=samples) for m in zip(*outs, strict=True)
+        )
+        route = route and route.without_split()
 
         noise = noise if noise.itemsize > 4 else noise.float()
         guided = noise[0] if negative is None else noise[0] + guidance * (noise[1] - noise[0])

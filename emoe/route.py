@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,12 @@ class Route(ABC):
     def __init__(self, samples: int, experts: int, split: str | None = None):
         self.samples, self.experts, self.split = samples, experts, split
         self.weights: Tensor | None = None  # (b, e) where they are the same in every layer
+
+    def without_split(self) -> Route:
+        """The same for paths that go on alone: nothing splits again."""
+        route = copy(self)
+        route.split = None
+        return route
 
     @abstractmethod
     def shares(self, x: Tensor, gate: nn.Module | None) -> Sequence[Share]:

@@ -191,7 +191,7 @@ def test_without_guidance_the_negative_half_does_not_run(drawer):
     latents(drawer, PROMPTS, mode="mixture")
     latents(drawer, PROMPTS)
     hook.remove()
-    assert seen == [2] * 4 + [4] * 4 + [4] + [16] * 3
+    assert seen == [2] * 4 + [4] * 4 + [4] + [4] * 4 * 3
 
 
 # Halting ------------------------------------------------------------------------------------------------------------
