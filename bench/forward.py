@@ -10,7 +10,7 @@ import argparse
 
 from card import show
 from measure import side_by_side
-from networks import inputs, random_unet
+from networks import add_machine, inputs, machine, random_unet
 from peers import MISSING, dense_peer
 
 
@@ -18,8 +18,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
+    add_machine(parser)
     options = parser.parse_args()
-    ours = random_unet(options.small)
+    to = machine(options)
+    ours = random_unet(options.small, **to)
     theirs = dense_peer(ours)
     rows = []
     for batch in (1, 4):
@@ -33,7 +35,7 @@ def main() -> None:
             {"rows": batch, "forward": name, "s": s, "times diffusers": s / peer if peer else MISSING}
             for name, s in seconds.items()
         ]
-    show("Is the dense UNet as fast as diffusers'?", rows, size=x.shape[-1] * 8)
+    show("Is the dense UNet as fast as diffusers'?", rows, size=x.shape[-1] * 8, dtype=str(to["dtype"]))
 
 
 if __name__ == "__main__":

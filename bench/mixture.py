@@ -11,7 +11,7 @@ import argparse
 import torch
 from card import show
 from measure import side_by_side
-from networks import inputs, random_unet
+from networks import add_machine, inputs, machine, random_unet
 from peers import MISSING, segmoe_peer
 
 from emoe.moe import mixtures
@@ -24,18 +24,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
+    add_machine(parser)
     options = parser.parse_args()
-    mixed = random_unet(options.small, EXPERTS)
-    dense = random_unet(options.small)
+    to = machine(options)
+    mixed = random_unet(options.small, EXPERTS, **to)
+    dense = random_unet(options.small, **to)
     theirs = segmoe_peer(mixed, "all", EXPERTS, TOP)
-    route = PromptRoute(torch.tensor([[0.0, 0.6, 0.4, 0.0]]))
+    route = PromptRoute(torch.tensor([[0.0, 0.6, 0.4, 0.0]]), **to)
     x, t, text = inputs(mixed, 1, 256 if options.small else 512)
 
     rows = []
     block = "down_blocks.0.attentions.0.transformer_blocks.0"
     for name in ("attn1.to_q", "attn2.to_k", "ff"):
         layer, tokens = mixtures(mixed)[f"{block}.{name}"], 77 if name == "attn2.to_k" else x.shape[-1] ** 2
-        y = torch.randn(1, tokens, next(layer.experts[0].parameters()).shape[1])
+        y = torch.randn(1, tokens, next(layer.experts[0].parameters()).shape[1], **to)
         candidates = {
             "dense": lambda: layer.experts[0](y),  # noqa: B023
             "emoe": lambda: layer(y, route),  # noqa: B023
@@ -47,7 +49,7 @@ def main() -> None:
     if theirs:
         candidates["SegMoE"] = lambda: theirs(x, t, text)
     rows.append(_row("whole UNet", side_by_side(candidates, options.rounds)))
-    show("What does mixing cost?", rows, experts=EXPERTS, top=TOP, size=x.shape[-1] * 8)
+    show("What does mixing cost?", rows, experts=EXPERTS, top=TOP, size=x.shape[-1] * 8, dtype=str(to["dtype"]))
 
 
 def _row(what: str, seconds: dict[str, float]) -> dict[str, object]:

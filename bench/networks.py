@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+from typing import Any
+
 import torch
 
+from emoe.device import choose
 from emoe.moe import mix
 from emoe.unet import UNet, UNetConfig
 
 SMALL = UNetConfig(channels=(32, 64, 128, 128), text_dim=64)
 
 
-def random_unet(small: bool, experts: int = 0, layers: str = "all") -> UNet:
-    """Dense, or with mixtures and gate vectors. Weights keep activations near unit scale."""
+def random_unet(small: bool, experts: int = 0, layers: str = "all", **to: Any) -> UNet:
+    """Dense, or with mixtures and gate vectors. Weights keep activations near unit scale. to: device and dtype."""
     with torch.device("meta"):
         unet = UNet(SMALL if small else UNetConfig())
         if experts:
@@ -22,7 +26,7 @@ def random_unet(small: bool, experts: int = 0, layers: str = "all") -> UNet:
         else torch.full(t.shape, float(name.endswith("weight")))
         for name, t in unet.state_dict().items()
     }  # fmt: skip
-    unet.load_state_dict(state, strict=True, assign=True)
+    unet.load_state_dict({name: t.to(**to) for name, t in state.items()}, strict=True, assign=True)
     return unet.eval().requires_grad_(False)
 
 
@@ -30,4 +34,17 @@ def inputs(unet: UNet, rows: int = 1, size: int = 512) -> tuple[torch.Tensor, to
     """Latents, timestep, text states."""
     generator = torch.Generator().manual_seed(1)
     latents = torch.randn(rows, unet.config.latent_channels, size // 8, size // 8, generator=generator)
-    return latents, torch.tensor([961]), torch.randn(rows, 77, unet.config.text_dim, generator=generator)
+    text = torch.randn(rows, 77, unet.config.text_dim, generator=generator)
+    device, dtype = unet.conv_in.weight.device, unet.conv_in.weight.dtype
+    return latents.to(device, dtype), torch.tensor([961], device=device), text.to(device, dtype)
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+
+
+def machine(options: argparse.Namespace) -> dict[str, Any]:
+    """device and dtype, as `emoe score` chooses them."""
+    device, dtype = choose(options.device, options.dtype)
+    return {"device": device, "dtype": dtype}

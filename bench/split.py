@@ -11,7 +11,7 @@ import argparse
 import torch
 from card import show
 from measure import side_by_side
-from networks import inputs, random_unet
+from networks import add_machine, inputs, machine, random_unet
 from peers import MISSING, segmoe_peer
 
 from emoe.route import PromptRoute
@@ -24,12 +24,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
+    add_machine(parser)
     options = parser.parse_args()
-    unet = random_unet(options.small, EXPERTS)
+    to = machine(options)
+    unet = random_unet(options.small, EXPERTS, **to)
     theirs = segmoe_peer(unet, "all", EXPERTS, TOP)
     x, t, text = inputs(unet, 1, 256 if options.small else 512)
     weights = torch.tensor([[0.0, 0.6, 0.4, 0.0]])
-    split, whole = PromptRoute(weights, "attn2"), PromptRoute(weights)
+    split, whole = PromptRoute(weights, "attn2", **to), PromptRoute(weights, **to)
 
     def score():
         return measure(paths(unet(x, t, text, split, stop_at_mid=True).m_post, EXPERTS)[None]).eu
@@ -43,7 +45,14 @@ def main() -> None:
     rows = [{"way": name, "s": s, "times emoe": s / seconds["emoe"]} for name, s in seconds.items()]
     if not theirs:
         rows.append({"way": "SegMoE", "s": MISSING, "times emoe": MISSING})
-    show("What does the uncertainty of a prompt cost?", rows, experts=EXPERTS, top=TOP, size=x.shape[-1] * 8)
+    show(
+        "What does the uncertainty of a prompt cost?",
+        rows,
+        experts=EXPERTS,
+        top=TOP,
+        size=x.shape[-1] * 8,
+        dtype=str(to["dtype"]),
+    )
 
 
 if __name__ == "__main__":
