@@ -57,10 +57,10 @@ def denoise(
 
     z, before = repeat(draw(), "1 ... -> 1 b ...", b=samples), None
     for i, t in enumerate(ts):
-        outs = []
+        outs, now_t = [], torch.tensor([t], device=device)
         for path in z:
             rows = repeat(path, "b ... -> (g b) ...", g=halves).to(dtype)
-            outs.append(unet(rows, torch.tensor([t], device=device), states, route))
+            outs.append(unet(rows, now_t, states, route))
         noise, m_pre, m_post = (
             rearrange(torch.cat(m), "(p g b) ... -> g p b ...", g=halves, b=samples) for m in zip(*outs, strict=True)
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from emoe.errors import EmoeError
 from emoe.generations import Generation
-from emoe.images import contact_sheet, draw_map, open_png, save_png
+from emoe.images import contact_sheet, draw_map, open_small, save_png
 
 ROWS = 20  # prompts on a contact sheet
 SLUG = 80  # bytes of a prompt in a file name; file systems allow 255 in all
@@ -17,6 +17,8 @@ SLUG = 80  # bytes of a prompt in a file name; file systems allow 255 in all
 
 def make_folder(path: str | Path) -> Path:
     """EmoeError if there can be no such folder."""
+    if not str(path):
+        raise EmoeError("--out is empty; name a folder")
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,12 +35,27 @@ def save(folder: Path, number: int, generation: Generation, maps: bool = False) 
     tails = [f"-{i}" for i in range(1, len(generation.images) + 1)] if generation.recipe.mode == "emoe" else [""]
     names = [f"{stem}{tail}.png" for tail in tails][: len(generation.images)]
     record = generation.record()
-    for name, image in zip(names, generation.images, strict=True):
-        save_png(image, folder / name, record)
+    record |= {"images": names, "maps": maps}
+    for path, (name, image) in enumerate(zip(names, generation.images, strict=True), start=1):
+        own = record | ({"path": path} if len(names) > 1 else {})
+        save_png(image, folder / name, own)
         if maps:
-            drawn = draw_map(image, generation.scores.map[0])
-            save_png(drawn, folder / f"{name.removesuffix('.png')}-map.png", record)
-    return record | {"images": names}
+            save_png(draw_map(image, generation.scores.map[0]), folder / map_name(name), own)
+    return record
+
+
+def map_name(name: str) -> str:
+    """ "00001-a-red-bus-1.png" -> "00001-a-red-bus-1-map.png"."""
+    return f"{name.removesuffix('.png')}-map.png"
+
+
+def intact(folder: Path, records: Sequence[dict[str, Any]]) -> int:
+    """How many of the records, from the first on, have all their images still; the others are drawn again."""
+    for count, record in enumerate(records):
+        names = [*record["images"], *(map(map_name, record["images"]) if record["maps"] else ())]
+        if not all((folder / name).is_file() for name in names):
+            return count
+    return len(records)
 
 
 def slug(prompt: str) -> str:
@@ -53,9 +70,9 @@ def draw_sheets(folder: Path, records: Sequence[dict[str, Any]], columns: Sequen
     pages = [shown[i : i + ROWS] for i in range(0, len(shown), ROWS)]
     paths = []
     for number, page in enumerate(pages, start=1):
-        rows = [(_label(record), [open_png(folder / name) for name in record["images"]]) for record in page]
+        rows = [(_label(record), [open_small(folder / name) for name in record["images"]]) for record in page]
         paths.append(folder / ("sheet.png" if len(pages) == 1 else f"sheet-{number:03d}.png"))
-        save_png(contact_sheet(rows, columns), paths[-1], {"prompts": [record["prompt"] for record in page]})
+        save_png(contact_sheet(rows, columns), paths[-1], {"rows": page})
     return paths
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from pathlib import Path
 
@@ -12,11 +11,13 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from emoe.config import Weights
+from emoe.errors import EmoeError
 from emoe.fingerprint import fingerprint
 from emoe.gate.capture import GUIDANCE, SEED, STEPS, capture
 from emoe.moe import is_gate
 from emoe.text import TextEncoder
 from emoe.unet import UNet
+from emoe.whole import whole
 
 log = logging.getLogger("emoe")
 
@@ -25,7 +26,7 @@ def gate_vectors(unet: UNet, text: TextEncoder, weights: Weights, prediction: st
     """Give a mixed UNet its gate vectors, in place: those on disk if they are this mixture's, else captured now."""
     path = weights.path.with_suffix(".gates.safetensors")
     descriptors = [(expert.positive, expert.negative) for expert in weights.experts]
-    key = fingerprint(("capture", descriptors, SEED, STEPS, GUIDANCE, prediction), unet, text.model)
+    key = fingerprint(("capture", descriptors, SEED, STEPS, GUIDANCE, prediction, unet.config), unet, text.model)
     if _read(path, key, unet):
         return
     log.warning("capturing the gate vectors of %d experts, %d steps each", len(descriptors), STEPS)
@@ -52,9 +53,12 @@ def _read(path: Path, key: str, unet: UNet) -> bool:
 
 
 def _write(path: Path, key: str, unet: UNet) -> None:
-    new = path.with_suffix(f".{os.getpid()}")
+    """Keep the vectors, where that is possible. EmoeError if they are no numbers."""
+    vectors = {name: tensor.cpu() for name, tensor in unet.state_dict().items() if is_gate(name)}
+    if not all(vector.isfinite().all() for vector in vectors.values()):
+        raise EmoeError("the gate vectors are not finite; use dtype bfloat16 or float32, or other checkpoints")
     try:
-        save_file({n: t.cpu() for n, t in unet.state_dict().items() if is_gate(n)}, new, {"mixture": key})
-        os.replace(new, path)
-    except (SafetensorError, OSError) as error:
-        log.warning("cannot write %s (%s); the gate vectors will be captured again next time", path, error)
+        with whole(path) as new:
+            save_file(vectors, new, {"mixture": key})
+    except EmoeError as error:
+        log.warning("%s; the gate vectors will be captured again next time", error)

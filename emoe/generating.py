@@ -25,7 +25,8 @@ def generate(
 ) -> Iterator[Generation]:
     """All of them at once, in order. The recipe has a size.
 
-    The number comes first, as `score` reads it, so that what halts has cost the split trunk and nothing more.
+    The number comes first, as `score` reads it, so that what halts has cost the split trunk and nothing more. With the
+    hidden gate it is therefore that of the conditional half's own choice of experts, while the image's serves both.
     """
     from emoe.images import to_images  # Pillow is an extra
 
@@ -42,7 +43,7 @@ def generate(
     for i, (prompt, negative) in enumerate(zip(prompts, negatives, strict=True)):
         images = to_images(model.vae, latents[i]) if i in latents else []
         own = None if scores is None else scores.at(i)
-        yield Generation(prompt, negative, images, own, recipe, model.mixture)
+        yield Generation(prompt, negative, images, own, recipe, model.mixture, model.vae_mark)
 
 
 def steps(model: Model, prompts: list[str], negatives: list[str], recipe: Recipe) -> Iterator[Denoised]:

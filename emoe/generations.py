@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from emoe.errors import EmoeError
@@ -21,7 +22,7 @@ MODES = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """How images are made. Equal recipes and mixtures make equal images."""
+    """How images are made. Equal recipes, mixtures and VAEs make equal images."""
 
     mode: str = "emoe"  # one of MODES
     scheduler: str = "ddim"  # or "ddpm", "dpm++"
@@ -38,7 +39,7 @@ class Recipe:
         if not isinstance(self.guidance, int | float) or not 1 <= self.guidance <= 100:
             raise EmoeError(f"guidance is {self.guidance!r}; it must lie between 1 (none) and 100")
         limit = self.max_uncertainty
-        if limit is not None and (not isinstance(limit, int | float) or not limit >= 0):
+        if limit is not None and (not isinstance(limit, int | float) or not 0 <= limit < inf):
             raise EmoeError(f"max_uncertainty is {limit!r}; it must be a number of at least 0")
         if limit is not None and self.mode == "mixture":
             raise EmoeError("mode 'mixture' measures no uncertainty to halt at; choose 'fast' or 'emoe'")
@@ -60,6 +61,7 @@ class Generation:
     scores: Scores | None  # of this prompt alone; None in mode "mixture"
     recipe: Recipe
     mixture: str  # its fingerprint
+    vae: str  # and the VAE's
 
     @property
     def halted(self) -> bool:
@@ -75,5 +77,7 @@ class Generation:
             **measured,
             "halted": self.halted,
             **asdict(self.recipe),
+            "timestep": self.recipe.reading.timestep,
             "mixture": self.mixture,
+            "vae": self.vae,
         }

@@ -6,7 +6,6 @@ Axes: p images, H W pixels, h w mid-block pixels.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from emoe.errors import EmoeError
 from emoe.vae import VAE
+from emoe.whole import whole
 
 try:
     from PIL import Image, ImageDraw, ImageFont
@@ -44,22 +44,17 @@ def save_png(image: Image.Image, path: Path, record: dict[str, Any]) -> None:
     """Whole or not at all. The record is in the PNG's text under "emoe", as JSON."""
     told = PngInfo()
     told.add_itxt("emoe", json.dumps(record, ensure_ascii=False))
-    new = path.with_name(f".{os.getpid()}.part")
-    try:
+    with whole(path) as new:
         image.save(new, "PNG", pnginfo=told)
-        os.replace(new, path)
-    except OSError as error:
-        raise EmoeError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        new.unlink(missing_ok=True)
 
 
-def open_png(path: Path) -> Image.Image:
+def open_small(path: Path) -> Image.Image:
+    """An image of a file, as it stands on a contact sheet."""
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
-    except OSError as error:
-        raise EmoeError(f"cannot read {path}: {error.strerror or error}; delete its line from the records") from error
+            return image.convert("RGB").resize((CELL, CELL))
+    except (OSError, SyntaxError) as error:  # the latter is Pillow's word for a damaged file
+        raise EmoeError(f"cannot read {path} ({error}); delete it, and it is drawn again") from error
 
 
 def draw_map(image: Image.Image, uncertainty: Tensor) -> Image.Image:

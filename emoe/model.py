@@ -50,7 +50,7 @@ class Model:
         self.unet, self.text, self.gate, self.split = unet, text, gate, split
         self.experts, self.prediction, self._load_vae = tuple(experts), prediction, load_vae
         self.device, self.dtype = unet.conv_in.weight.device, unet.conv_in.weight.dtype
-        self.mixture = fingerprint((type(gate).__name__, gate.settings, split), unet, text.model)
+        self.mixture = fingerprint((type(gate).__name__, gate.settings, split, unet.config), unet, text.model)
 
     @cached_property
     def vae(self) -> VAE:
@@ -58,6 +58,11 @@ class Model:
         if self._load_vae is None:
             raise EmoeError("this model was made without a VAE, which images need; give it load_vae")
         return self._load_vae()
+
+    @cached_property
+    def vae_mark(self) -> str:
+        """Eight digits that tell one VAE, and how its latents are read, from another."""
+        return fingerprint((self.vae.config, self.prediction), self.vae)
 
     def encode(self, prompts: Sequence[str]) -> TextStates:
         """The text states of b prompts, with a warning for those that CLIP does not see whole."""

@@ -66,7 +66,7 @@ class EMoE(Model):
         steps: of a run of so many, the first is read.  timestep: read here instead, 0 to 999.
         size: pixels a side, a multiple of 64; default the checkpoint's own.
         read_out: "post" (what leaves the mid-block) or "pre" (what enters it).
-        batch_size: prompts at a time, each one row before the split and M after it; default 1 on a CPU, else 8.
+        batch_size: prompts at a time, each one row before the split and M after it; default 1 on a CPU, else 16.
         """
         reading = Reading.of(steps, timestep, seed=seed, seeds=seeds, size=size, read_out=read_out)
         batches = list(self.stream(prompts, negative, reading, batch_size))
@@ -83,7 +83,7 @@ class EMoE(Model):
     ) -> Iterator[Scores]:
         """The same, batch by batch, for long lists."""
         pairs = _pairs(prompts, negative)
-        batch_size = self._batch_size(batch_size, 8)
+        batch_size = self._batch_size(batch_size, 16)
         reading = self.at_own_size(reading)
         with enough_memory():
             for start in range(0, len(pairs), batch_size):

@@ -53,6 +53,11 @@ class RecordFile:
                 if record.get(key) != value:
                     raise self._other(f"its {key} is {record.get(key)}, this run's {value}")
 
+    def keep(self, count: int) -> None:
+        """Forget the records after the first `count`; the next write takes their place."""
+        self.records = self.records[:count]
+        self.whole = sum(len(line) + 1 for line in self._read().split(b"\n")[:count])
+
     def write(self, records: list[Record]) -> None:
         """Append, whole lines at a time."""
         data = "".join(map(_line, records)).encode()
@@ -81,7 +86,7 @@ class RecordFile:
 
     def _other(self, why: str) -> EmoeError:
         return EmoeError(
-            f"{self.path} holds something else than this run's scores ({why}); name another file with --out"
+            f"{self.path} holds something else than this run's records ({why}); name another place with --out"
         )
 
 

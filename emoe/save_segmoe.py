@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -19,6 +16,7 @@ from emoe.model import Model
 from emoe.moe import layers_of
 from emoe.unet import UNet
 from emoe.vae import VAE
+from emoe.whole import whole
 
 SCHEDULER = {
     "_class_name": "DDPMScheduler",  # SegMoE's own choice
@@ -53,28 +51,30 @@ def save_segmoe(model: Model, folder: Path, base: str, dtype: torch.dtype = torc
     if folder.exists():
         raise EmoeError(f"{folder} is there already; name another with --out")
     vae = model.vae
-    new = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
+    with whole(folder) as new:
         new.mkdir(parents=True)
         unet_config = _unet_config(model.unet) | {"segmoe_config": _segmoe_config(model, base)}
         _save(model.unet, new / "unet", unet_config, dtype)
         _save(vae, new / "vae", _vae_config(vae), dtype)
-        model.text.model.save_pretrained(new / "text_encoder")
+        text = model.text.model
+        _save(text, new / "text_encoder", text.config.to_dict(), dtype, "model.safetensors")
         model.text.tokenizer.save_pretrained(new / "tokenizer")
         kind = {"prediction_type": "v_prediction" if model.prediction == "v" else "epsilon"}
         _save_json(SCHEDULER | kind, new / "scheduler" / "scheduler_config.json")
         _save_json(INDEX, new / "model_index.json")
-        os.replace(new, folder)
-    except (OSError, SafetensorError) as error:
-        raise EmoeError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}") from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
-def _save(network: nn.Module, folder: Path, config: dict[str, Any], dtype: torch.dtype) -> None:
+def _save(
+    network: nn.Module,
+    folder: Path,
+    config: dict[str, Any],
+    dtype: torch.dtype,
+    name: str = "diffusion_pytorch_model.safetensors",
+) -> None:
+    """A network and its config.json. Takes a converted copy of the network; an expert that comes twice is two."""
     _save_json(config, folder / "config.json")
-    state = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
-    save_file(state, folder / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+    state = {key: t.to("cpu", dtype, copy=True).contiguous() for key, t in network.state_dict().items()}
+    save_file(state, folder / name, {"format": "pt"})
 
 
 def _save_json(value: dict[str, Any], path: Path) -> None:

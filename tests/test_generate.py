@@ -111,6 +111,37 @@ def test_a_one_hot_route_draws_what_its_expert_draws(base, experts, text):
 # Modes --------------------------------------------------------------------------------------------------------------
 
 
+def test_in_a_batch_everybody_keeps_their_own(drawer):
+    """Scores, negative prompts and images, also where some halt."""
+    prompts, negatives = [*PROMPTS, "a cat"], ["", BLURRY, "photo"]
+    alone = [drawer.generate(p, n, mode="fast", **FEW)[0] for p, n in zip(prompts, negatives, strict=True)]
+    limit = max(g.scores.uncertainty.item() for g in alone[1:]) * (1 + 1e-4)
+    seen = []
+    together = drawer.stream_images(
+        prompts,
+        negatives,
+        Recipe("fast", max_uncertainty=limit, **FEW),
+        3,
+        lambda scores: seen.append(len(scores.prompts)),
+    )
+    for one, other in zip(alone, together, strict=True):
+        assert other.scores.eu.item() == pytest.approx(one.scores.eu.item(), rel=1e-5)
+        assert other.halted == (one.scores.uncertainty.item() > limit)
+        if not other.halted:
+            assert (pixels_of(one.images[0]) - pixels_of(other.images[0])).abs().max() <= 1
+    assert seen == [3] * FEW["steps"]
+
+
+def test_the_limit_is_not_above_the_limit(drawer):
+    limit = drawer.score("a cat", **FEW).uncertainty.item()
+    assert not drawer.generate("a cat", mode="fast", max_uncertainty=limit, **FEW)[0].halted
+
+
+def test_latents_are_wider_than_the_network(base, experts, text):
+    model = EMoE(mixture_of(base, experts).bfloat16(), text, UniformGate(4), load_vae=random_vae)
+    assert latents(model, ["a"]).dtype == torch.float32
+
+
 def test_fast_draws_what_mixture_draws_and_scores_what_score_scores(drawer):
     fast = drawer.generate(PROMPTS, BLURRY, mode="fast", **FEW)
     mixture = drawer.generate(PROMPTS, BLURRY, mode="mixture", **FEW)

@@ -58,12 +58,25 @@ def test_a_folder_of_images(draw, weights, tmp_path):
     assert [r["eu"] for r in found] == [r["eu"] for r in scores.records()]
     assert list(found[0]) == [
         *("prompt", "negative_prompt", "eu", "uncertainty", "relative", "weights", "halted"),
-        *("mode", "scheduler", "steps", "guidance", "seed", "size", "max_uncertainty", "mixture", "images"),
+        *(
+            "mode",
+            "scheduler",
+            "steps",
+            "guidance",
+            "seed",
+            "size",
+            "max_uncertainty",
+            "timestep",
+            "mixture",
+            "vae",
+            "images",
+            "maps",
+        ),
     ]
     with Image.open(folder / found[0]["images"][0]) as image:
         assert image.size == (64, 64)
         told = json.loads(image.text["emoe"])
-    assert told == {key: value for key, value in found[0].items() if key != "images"}
+    assert told == found[0] | {"path": 1}
 
 
 @pytest.mark.parametrize("mode", ["fast", "mixture"])
@@ -98,6 +111,10 @@ def test_a_run_goes_on_where_it_was_stopped(draw, tmp_path):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
     assert (folder / "00001-a-red-bus-1.png").stat().st_mtime_ns == kept
 
+    (folder / "00001-a-red-bus-4.png").unlink()  # an image that is gone is drawn again
+    assert draw(*PROMPTS)[0] == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
@@ -105,6 +122,8 @@ def test_a_run_goes_on_where_it_was_stopped(draw, tmp_path):
         (["--seed", "1"], "its seed is 0, this run's 1"),
         (["--guidance", "3"], "its guidance is 7.5, this run's 3.0"),
         (["--mode", "fast"], "its mode is emoe, this run's fast"),
+        (["--maps"], "its maps is False, this run's True"),
+        (["--dtype", "bfloat16"], "its mixture is"),
         (["--max-uncertainty", "9"], "its max_uncertainty is None, this run's 9.0"),
     ],
 )
@@ -124,6 +143,9 @@ MISTAKES = {
     "a limit without a measure": (["a", "--mode", "mixture", "--max-uncertainty", "1"], "measures no uncertainty"),
     "a map without a measure": (["a", "--mode", "mixture", "--maps"], "has no map to draw"),
     "batch size": (["a", "--batch-size", "0"], "batch_size is 0"),
+    "no limit": (["a", "--max-uncertainty", "inf"], "max_uncertainty is inf"),
+    "device": (["a", "--device", "tpu"], "device is 'tpu'"),
+    "weights": (["a", "--weights", "gone.toml"], "there is no gone.toml"),
 }
 
 
@@ -136,6 +158,7 @@ def test_mistakes(draw, tmp_path, case):
 
 
 def test_folders_that_cannot_be(draw, run, weights, tmp_path):
+    assert "--out is empty" in run("generate", "a", "--weights", weights, "--out", "")[2]
     (tmp_path / "file").write_text("")
     for out, sentence in (
         ("file", "is not a folder"),

@@ -18,6 +18,7 @@ from emoe.gate.capture import capture
 from emoe.generating import steps
 from emoe.moe import is_gate, mixtures
 from emoe.route import PromptRoute
+from emoe.save_segmoe import save_segmoe
 from emoe.schedule import draws, timesteps
 
 DESCRIPTORS = [("photo", "cartoon"), ("anime girl", "photo")]
@@ -123,15 +124,35 @@ def test_vectors_that_cannot_be_read_are_captured_again(toml, caplog, content):
 
 
 def test_where_nothing_can_be_written_the_vectors_are_not_kept(toml, caplog, monkeypatch):
-    def full(*_):
+    def full(_, path, *__):
+        path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     toml.with_suffix(".gates.safetensors").unlink(missing_ok=True)
     monkeypatch.setattr("emoe.gate_vectors.save_file", full)
     assert EMoE.from_toml(toml).gate.top == 2
     assert "captured again next time" in caplog.text
+    assert [p.name for p in toml.parent.iterdir() if "weights" in p.name] == ["weights.toml"]
+
+
+def test_vectors_that_are_not_finite_are_not_kept(toml, monkeypatch):
+    def broken(unet, *_, **__):
+        next(iter(mixtures(unet).values())).gate.weight.fill_(float("nan"))
+
+    toml.with_suffix(".gates.safetensors").unlink(missing_ok=True)
+    monkeypatch.setattr("emoe.gate_vectors.capture", broken)
+    with pytest.raises(EmoeError, match="the gate vectors are not finite"):
+        EMoE.from_toml(toml)
     assert not toml.with_suffix(".gates.safetensors").exists()
-    assert not list(toml.parent.glob("*.part"))
+
+
+def test_an_expert_that_comes_twice_is_written_twice(toml, tmp_path):
+    twice = toml.with_name("twice.toml")
+    twice.write_text(toml.read_text().replace('"expert_3.safetensors"', '"expert_2.safetensors"'))
+    save_segmoe(EMoE.from_toml(twice), tmp_path / "built", "base", torch.float32)
+    there = tmp_path / "there.toml"
+    there.write_text('segmoe = "built"\n')
+    assert EMoE.from_toml(there).gate.experts == 3
 
 
 # emoe build ---------------------------------------------------------------------------------------------------------

@@ -145,5 +145,5 @@ def test_out_that_holds_the_prompts_is_kept(run, weights, tmp_path, name):
     path.write_text(PROMPT_FILES[name])
     code, _, err = run(*score("--prompts", str(path), "--out", str(path), weights=weights))
     assert code == 2
-    assert "name another file with --out" in err
+    assert "name another place with --out" in err
     assert path.read_text() == PROMPT_FILES[name]

@@ -48,7 +48,9 @@ def run(options: argparse.Namespace) -> int:
     be_verbose(options)
     rows = rows_of(options)
 
-    from emoe.gallery import draw_sheets, make_folder, save  # take seconds; the mistakes above need not wait
+    from emoe.config import read_weights  # these take seconds; the mistakes above need not wait
+    from emoe.device import choose
+    from emoe.gallery import draw_sheets, intact, make_folder, save
     from emoe.generations import Recipe
     from emoe.pipeline import EMoE, check_batch_size
 
@@ -58,11 +60,15 @@ def run(options: argparse.Namespace) -> int:
         raise EmoeError("mode 'mixture' has no map to draw; choose 'fast' or 'emoe'")
     if options.batch_size is not None:
         check_batch_size(options.batch_size)
+    weights, machine = read_weights(options.weights), choose(options.device, options.dtype)
     folder = make_folder(options.out)
     file = RecordFile(folder / "generations.jsonl", rows)
-    model = EMoE.from_toml(options.weights, device=options.device, dtype=options.dtype)
+    told = asdict(recipe) | {"maps": options.maps}
+    file.check({key: value for key, value in told.items() if key != "size" or value})
+    model = EMoE.from_weights(weights, device=machine[0], dtype=machine[1])
     recipe = model.at_own_size(recipe)
-    file.check(asdict(recipe) | {"mixture": model.mixture})
+    file.check({"size": recipe.size, "mixture": model.mixture, "vae": model.vae_mark})
+    file.keep(intact(folder, file.records))
 
     records, todo = list(file.records), rows[len(file.records) :]
     write = show_json if options.json else _Table().write
