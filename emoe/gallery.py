@@ -11,12 +11,14 @@ from emoe.errors import EmoeError
 from emoe.generations import Generation
 from emoe.images import contact_sheet, draw_map, open_small, save_png
 
+RECORDS = "generations.jsonl"
+OURS = re.compile(r"\d{5}-.+\.png|\..+\.part")  # what a run that was stopped early may leave without a record
 ROWS = 20  # prompts on a contact sheet
 SLUG = 80  # bytes of a prompt in a file name; file systems allow 255 in all
 
 
 def make_folder(path: str | Path) -> Path:
-    """EmoeError if there can be no such folder."""
+    """A folder for a run's images: a new one, or an earlier run's. EmoeError for any other."""
     if not str(path):
         raise EmoeError("--out is empty; name a folder")
     folder = Path(path)
@@ -26,6 +28,10 @@ def make_folder(path: str | Path) -> Path:
         raise EmoeError(f"{folder} is not a folder; name another with --out") from error
     except (OSError, ValueError) as error:
         raise EmoeError(f"cannot make the folder {folder}: {getattr(error, 'strerror', None) or error}") from error
+    names = [path.name for path in folder.iterdir()]
+    foreign = [name for name in names if not OURS.fullmatch(name)]
+    if foreign and RECORDS not in names:
+        raise EmoeError(f"{folder} holds other things ({foreign[0]}); name a new folder with --out")
     return folder
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ except ImportError as error:
     raise EmoeError("images need Pillow, which is not here; run: pip install 'emoe[images]'") from error
 
 CELL, LABEL, GAP = 256, 20, 8  # pixels of a contact sheet
+FONTS = ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf")
 
 
 @torch.inference_mode()
@@ -93,5 +96,10 @@ def _fitting(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
     return f"{text}…"
 
 
+@cache
 def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """One that knows many alphabets, if there is one; Pillow's own knows the Latin one."""
+    for name in FONTS:
+        with suppress(OSError):
+            return ImageFont.truetype(name, 14)
     return ImageFont.load_default(14)

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from emoe import EMoE
-from emoe.gallery import make_folder, slug
+from emoe.gallery import slug
 from emoe.images import contact_sheet, draw_map, save_png
 
 PROMPTS = ["a red bus", "punainen bussi"]
@@ -158,6 +158,10 @@ def test_mistakes(draw, tmp_path, case):
 
 
 def test_folders_that_cannot_be(draw, run, weights, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "sheet.png").write_text("mine")
+    assert "holds other things (sheet.png)" in draw("a", out="mine")[2]
+    assert (tmp_path / "mine" / "sheet.png").read_text() == "mine"
     assert "--out is empty" in run("generate", "a", "--weights", weights, "--out", "")[2]
     (tmp_path / "file").write_text("")
     for out, sentence in (
@@ -255,4 +259,3 @@ def test_a_png_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         save_png(Image.new("RGB", (8, 8), "red"), path, {})
     assert path.read_bytes() == before
     assert names(tmp_path) == ["a.png"]
-    assert make_folder(tmp_path) == tmp_path

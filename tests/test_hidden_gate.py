@@ -210,10 +210,29 @@ def test_segmoe_draws_the_same_from_what_was_built(toml, folder):
     assert close(last.latents[0], expected) < 1e-3
 
 
+def test_what_segmoe_saves_is_read_here(toml, folder, tmp_path):
+    """Written by SegMoE, from what it has read; both then draw the same."""
+    module = pytest.importorskip("segmoe")
+    theirs = module.SegMoEPipeline(str(folder), device="cpu", torch_dtype=torch.float32)
+    theirs.save_pretrained(str(tmp_path / "saved"))
+    there = tmp_path / "there.toml"
+    there.write_text('segmoe = "saved"\n')
+    ours, pipe = EMoE.from_toml(there), theirs.pipe
+    pipe.set_progress_bar_config(disable=True)
+    expected = pipe(
+        "a red bus", num_inference_steps=5, height=128, width=128, output_type="latent",
+        generator=torch.Generator().manual_seed(0),
+    ).images  # fmt: skip
+    *_, last = steps(ours, ["a red bus"], [""], Recipe("mixture", "ddpm", steps=5, size=128))
+    assert close(last.latents[0], expected) < 1e-3
+
+
 def test_building_mistakes(toml, run, tmp_path):
     (tmp_path / "there").mkdir()
     code, _, err = run("build", "--weights", str(toml), "--out", str(tmp_path / "there"))
     assert (code, "is there already" in err) == (2, True)
+    code, _, err = run("build", "--weights", "gone.toml", "--out", str(tmp_path / "no" / "x"))
+    assert (code, "there is no folder" in err) == (2, True)  # before anything is loaded
     (tmp_path / "file").write_text("")
     code, _, err = run("build", "--weights", str(toml), "--out", str(tmp_path / "file" / "x"))
     assert (code, "cannot write" in err) == (2, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ def run(options: argparse.Namespace) -> int:
     folder = Path(options.out)
     if folder.exists():
         raise EmoeError(f"{folder} is there already; name another with --out")
+    if not os.access(folder.parent, os.W_OK):
+        raise EmoeError(f"cannot write {folder}: there is no folder {folder.parent}, or it is read-only")
 
     import torch  # takes seconds; the mistake above need not wait
 
