@@ -10,16 +10,16 @@ The steps of a run cost the same, but for a first one that splits. So a few are 
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from card import peak_memory, show
+from measure import side_by_side
 from random_experts import write_mixture
+from torch import Tensor
 
 from emoe import EMoE, Recipe
+from emoe.denoise import Denoised
 from emoe.generating import steps
 from emoe.images import to_images
 from emoe.scoring import score
@@ -47,14 +47,21 @@ def measure(model: EMoE, size: int, rounds: int) -> None:
     recipe, paths = Recipe("emoe", steps=RUN, size=size), Recipe("mixture", steps=RUN, size=size)
     prompt = ["a red bus"], [""]
     ordinary, split = steps(model, *prompt, paths), steps(model, *prompt, recipe)
-    z = next(ordinary).latents  # nothing counts the first time
-    parts = {
-        "score": _median(lambda: score(model, *prompt, recipe.reading), rounds),
-        "step": _median(lambda: next(ordinary), rounds),
-        "first step, split": _median(lambda: next(steps(model, *prompt, recipe)), 1),
-        "step of all paths": (next(split), _median(lambda: next(split), rounds))[1],
-        "decode": _median(lambda: to_images(model.vae, z[0]), rounds),
-    }
+    z = next(split).latents[0]
+
+    def looked_at(step: Denoised) -> Tensor:
+        return step.latents.cpu()  # so that a device has finished
+
+    parts = side_by_side(
+        {
+            "score": lambda: score(model, *prompt, recipe.reading),
+            "step": lambda: looked_at(next(ordinary)),
+            "first step, split": lambda: looked_at(next(steps(model, *prompt, recipe))),
+            "step of all paths": lambda: looked_at(next(split)),
+            "decode": lambda: to_images(model.vae, z),
+        },
+        min(rounds, RUN - 2),
+    )
     experts = model.gate.experts
     runs = {
         "mixture": RUN * parts["step"] + parts["decode"],
@@ -77,18 +84,6 @@ def measure(model: EMoE, size: int, rounds: int) -> None:
         "peak GB": round(peak_memory(), 1),
     }
     show("What do images with their uncertainty cost?", rows, **told)
-
-
-def _median(run: Callable[[], object], rounds: int) -> float:
-    """Seconds. What is timed ends on the CPU, or in latents that are looked at."""
-    seconds = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        found = run()
-        if hasattr(found, "latents"):
-            found.latents.cpu()  # so that a device has finished
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
 
 
 if __name__ == "__main__":

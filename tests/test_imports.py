@@ -19,6 +19,7 @@ LAYERS = [
     {"assemble", "scoring"},
     {"generating", "gallery", "save_segmoe"},
     {"pipeline"},
+    {"miniature"},
     {"commands"},
     {"__main__", ""},
 ]
