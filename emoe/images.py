@@ -51,6 +51,15 @@ def save_png(image: Image.Image, path: Path, record: dict[str, Any]) -> None:
         image.save(new, "PNG", pnginfo=told)
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a file is a PNG that carries a record."""
+    try:
+        with Image.open(path) as image:
+            return "emoe" in image.info
+    except (OSError, SyntaxError):  # no picture at all
+        return False
+
+
 def open_small(path: Path) -> Image.Image:
     """An image of a file, as it stands on a contact sheet."""
     try:
@@ -71,18 +80,20 @@ def draw_map(image: Image.Image, uncertainty: Tensor) -> Image.Image:
     return Image.composite(Image.new("RGB", image.size, (255, 32, 0)), grey, mask)
 
 
-def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], columns: Sequence[str]) -> Image.Image:
-    """One labelled row a prompt, one column a path (the paper's Figure 12)."""
-    step = CELL + GAP
+def contact_sheet(
+    rows: Sequence[tuple[str, Sequence[Image.Image]]], columns: Sequence[str], cell: int = CELL
+) -> Image.Image:
+    """One labelled row a prompt, one column a path (the paper's Figure 12); images `cell` pixels a side."""
+    step = cell + GAP
     sheet = Image.new("RGB", (GAP + step * len(columns), LABEL + GAP + (step + LABEL) * len(rows)), "white")
     draw = ImageDraw.Draw(sheet)
     for column, name in enumerate(columns):
-        draw.text((GAP + step * column, GAP // 2), _fitting(draw, name, CELL), "black", _font())
+        draw.text((GAP + step * column, GAP // 2), _fitting(draw, name, cell), "black", _font())
     for row, (label, images) in enumerate(rows):
         top = LABEL + GAP + (step + LABEL) * row
         draw.text((GAP, top), _fitting(draw, label, sheet.width - 2 * GAP), "black", _font())
         for column, image in enumerate(images):
-            sheet.paste(image.resize((CELL, CELL)), (GAP + step * column, top + LABEL))
+            sheet.paste(image.resize((cell, cell)), (GAP + step * column, top + LABEL))
     return sheet
 
 

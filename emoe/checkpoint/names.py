@@ -115,6 +115,11 @@ def unet_from_ldm(name: str) -> str | None:
     return _rename(re.sub(r"^output_blocks\.2\.2\.conv", "output_blocks.2.1.conv", name), UNET)
 
 
+def unet_to_ldm(name: str) -> str | None:
+    """The way back: ours -> theirs."""
+    return _rename(name, {ours: theirs for theirs, ours in UNET.items()})
+
+
 def vae_from_ldm(name: str) -> str | None:
     """ "decoder.up.3.block.0.norm1.bias" -> "decoder.up_blocks.0.resnets.0.norm1.bias"; None if no rule fits."""
     return _rename(name, VAE | OLD_VAE)

@@ -20,7 +20,12 @@ def add_prompts(parser: argparse.ArgumentParser) -> None:
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", default="weights.toml", metavar="FILE", help="the mixture (default: %(default)s)")
+    parser.add_argument(
+        "--weights",
+        default="weights.toml",
+        metavar="FILE",
+        help="the mixture (default: %(default)s); miniature, miniature-bootstrap: small ones that are shipped",
+    )
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
