@@ -12,6 +12,7 @@ from einops import rearrange
 from emoe.denoise import Denoised, denoise
 from emoe.device import check_finite
 from emoe.generations import Generation, Recipe
+from emoe.images import to_images
 from emoe.model import Model
 from emoe.schedule import draws
 from emoe.scores import PIXELS, Scores
@@ -28,8 +29,6 @@ def generate(
     The number comes first, as `score` reads it, so that what halts has cost the split trunk and nothing more. With the
     hidden gate it is therefore that of the conditional half's own choice of experts, while the image's serves both.
     """
-    from emoe.images import to_images  # Pillow is an extra
-
     scores = None if recipe.mode == "mixture" else score(model, prompts, negatives, recipe.reading)
     limit = recipe.max_uncertainty
     going_on = [i for i in range(len(prompts)) if limit is None or scores.uncertainty[i] <= limit]

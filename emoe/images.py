@@ -14,17 +14,13 @@ from typing import Any
 
 import numpy
 import torch
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from emoe.errors import EmoeError
 from emoe.vae import VAE
 from emoe.whole import whole
-
-try:
-    from PIL import Image, ImageDraw, ImageFont
-    from PIL.PngImagePlugin import PngInfo
-except ImportError as error:
-    raise EmoeError("images need Pillow, which is not here; run: pip install 'emoe[images]'") from error
 
 CELL, LABEL, GAP = 256, 20, 8  # pixels of a contact sheet
 FONTS = ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf")
