@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import close, sample
+from conftest import close, needs_proc, sample
 from random_experts import write_mixture
 from safetensors.torch import load_file
 
@@ -22,7 +22,6 @@ from emoe.save_segmoe import save_segmoe
 from emoe.schedule import draws, timesteps
 
 DESCRIPTORS = [("photo", "cartoon"), ("anime girl", "photo")]
-needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux has a folder that takes no other")
 
 
 @pytest.fixture(autouse=True)
