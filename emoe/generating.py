@@ -15,7 +15,7 @@ from emoe.generations import Generation, Recipe
 from emoe.images import to_images
 from emoe.model import Model
 from emoe.schedule import draws
-from emoe.scores import PIXELS, Scores
+from emoe.scores import Scores
 from emoe.scoring import score
 
 Watch = Callable[[Scores | None], None]  # called after every step of a batch, with what was measured before it
@@ -49,7 +49,7 @@ def steps(model: Model, prompts: list[str], negatives: list[str], recipe: Recipe
     """The run step by step, with what every path showed at the mid-block: for studies over steps."""
     text, negative = model.encode(prompts), model.encode(negatives)
     guided = recipe.guidance > 1
-    side = recipe.size // PIXELS
+    side = recipe.size // model.pixels
     return denoise(
         model.unet,
         draws(recipe.seed, (1, model.unet.config.latent_channels, side, side)),

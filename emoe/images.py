@@ -6,6 +6,7 @@ Axes: p images, H W pixels, h w mid-block pixels.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -40,19 +41,26 @@ def _bytes(x: Tensor) -> numpy.ndarray:
 
 
 def save_png(image: Image.Image, path: Path, record: dict[str, Any]) -> None:
-    """Whole or not at all. The record is in the PNG's text under "emoe", as JSON."""
+    """Whole or not at all. The record is in the PNG's text under "emoe", as JSON. EmoeError as from `check_ours`."""
+    check_ours(path)
     told = PngInfo()
     told.add_itxt("emoe", json.dumps(record, ensure_ascii=False))
     with whole(path) as new:
         image.save(new, "PNG", pnginfo=told)
 
 
+def check_ours(path: Path) -> None:
+    """EmoeError if something lies where an image is to be that this program did not write."""
+    if os.path.lexists(path) and not is_ours(path):
+        raise EmoeError(f"{path} is not of emoe's making and is not replaced; move it, or name another --out")
+
+
 def is_ours(path: Path) -> bool:
     """Whether a file is a PNG that carries a record."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             return "emoe" in image.info
-    except (OSError, SyntaxError):  # no picture at all
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # no picture, or none to be opened
         return False
 
 

@@ -9,10 +9,9 @@ import torch
 
 from emoe.checkpoint.save import save_pipeline
 from emoe.checkpoint.source import plain
-from emoe.errors import EmoeError
 from emoe.model import Model
 from emoe.moe import layers_of
-from emoe.whole import whole
+from emoe.whole import check_new, whole
 
 
 def save_segmoe(model: Model, folder: Path, base: str, dtype: torch.dtype = torch.float16) -> None:
@@ -20,11 +19,10 @@ def save_segmoe(model: Model, folder: Path, base: str, dtype: torch.dtype = torc
 
     model: with a hidden gate.  base: where the rest comes from, for the record.  dtype: of the files.
     """
-    if folder.exists():
-        raise EmoeError(f"{folder} is there already; name another with --out")
+    check_new(folder)
     vae = model.vae
     with whole(folder) as new:
-        new.mkdir(parents=True)
+        new.mkdir()
         told = {"segmoe_config": _segmoe_config(model, base)}
         save_pipeline(new, model.unet, vae, model.text, model.prediction, dtype, **told)
 

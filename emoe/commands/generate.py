@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
 
     from emoe.config import read_weights  # these take seconds; the mistakes above need not wait
     from emoe.device import choose
-    from emoe.gallery import RECORDS, draw_sheets, intact, make_folder, save
+    from emoe.gallery import RECORDS, check_sheets, draw_sheets, intact, make_folder, save
     from emoe.generations import Recipe
     from emoe.pipeline import EMoE, check_batch_size
 
@@ -62,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
         check_batch_size(options.batch_size)
     weights, machine = read_weights(options.weights), choose(options.device, options.dtype)
     folder = make_folder(options.out)
+    if recipe.mode == "emoe":
+        check_sheets(folder)
     file = RecordFile(folder / RECORDS, rows)
     told = asdict(recipe) | {"maps": options.maps}
     file.check({key: value for key, value in told.items() if key != "size" or value})
