@@ -45,13 +45,12 @@ def run(options: argparse.Namespace) -> int:
     path = Path(options.out)
 
     from emoe.generations import Recipe  # torch takes seconds
-    from emoe.images import contact_sheet, is_ours, save_png
+    from emoe.images import check_ours, contact_sheet, save_png
     from emoe.pipeline import EMoE
 
     if path.suffix.lower() != ".png":
         raise EmoeError(f"--out is {options.out!r}; name a picture that ends in .png")
-    if path.exists() and not is_ours(path):
-        raise EmoeError(f"{path} is there already and not of emoe's making; name another with --out")
+    check_ours(path)
     recipe = Recipe("emoe", seed=options.seed)
     model = EMoE.from_toml("miniature", device="cpu")
     show(f"{'uncertainty':>11}  {'relative':>9}  {'coverage':<12}  prompt")

@@ -38,7 +38,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 EXAMPLES, LESSON = 40_000, 8_000  # pictures: for the base, for an expert
 MERGES = 1_000
-STEPS = {"clip": 1_500, "vae": 1_500, "base": 3_000, "expert": 250, "judge": 1_000}
+STEPS = {"clip": 1_500, "vae": 1_500, "base": 2_500, "expert": 150, "judge": 1_000}
 
 
 def main() -> None:
