@@ -12,7 +12,7 @@ LAYERS = [
     {"errors"},
     {"route", "uncertainty", "schedule", "text", "prompts", "records", "device", "terminal", "whole"},
     {"unet", "vae", "scores"},
-    {"moe", "denoise", "generations", "images"},
+    {"moe", "denoise", "generations", "images", "reference"},
     {"gate"},
     {"config", "checkpoint", "fingerprint"},
     {"gate_vectors", "model"},
