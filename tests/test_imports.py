@@ -19,7 +19,7 @@ LAYERS = [
     {"assemble", "scoring"},
     {"generating", "gallery", "save_segmoe"},
     {"pipeline"},
-    {"miniature"},
+    {"miniature", "explaining"},
     {"commands"},
     {"__main__", ""},
 ]
