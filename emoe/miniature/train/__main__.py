@@ -45,14 +45,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("miniature-training"))
     parser.add_argument("--threads", type=int, help="of torch's (default: torch's own choice)")
+    parser.add_argument("--help-out", action="store_true", help="a second process: train experts from the last one on")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
-    train(options.work, World())
+    train(options.work, World(), options.help_out)
 
 
-def train(work: Path, world: World) -> None:
+def train(work: Path, world: World, help_out: bool = False) -> None:
     log = Log(work / "log.jsonl")
     examples = draw(world, EXAMPLES, seed=1)
 
@@ -99,8 +100,10 @@ def train(work: Path, world: World) -> None:
             lambda: unet.new_unet(5),
             lambda lesson=lesson, seed=seed: train_expert(lesson, seed),
         )
-        for seed, lesson in enumerate(lessons, start=10)
+        for seed, lesson in list(enumerate(lessons, start=10))[:: -1 if help_out else 1]
     }
+    if help_out:
+        return
     judge = _stage(work / "judge.safetensors", Judge, lambda: train_judge(EXAMPLES, 20, log, STEPS["judge"]))
     ship(work / "weights", base, autoencoder, text, whole_clip, judge, families, experts)
 
