@@ -38,7 +38,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 EXAMPLES, LESSON = 40_000, 8_000  # pictures: for the base, for an expert
 MERGES = 1_000
-STEPS = {"clip": 1_500, "vae": 1_500, "base": 2_500, "expert": 150, "judge": 1_000}
+STEPS = {"clip": 1_500, "vae": 1_500, "start": 2_500, "base": 1_500, "expert": 120, "judge": 1_000}
 
 
 def main() -> None:
@@ -76,11 +76,15 @@ def train(work: Path, world: World, help_out: bool = False) -> None:
     autoencoder.config = vae.scaled(autoencoder, examples)
     latents = vae.to_latents(autoencoder, examples)
 
-    def train_base() -> UNet:
-        start = unet.new_unet(5)
-        return unet.train_unet(start, world, examples, latents, text, 6, log, "base", STEPS["base"], rate=2e-3)
+    def train_base(stage: str, start: UNet, seed: int, rate: float, prediction: str) -> UNet:
+        def make() -> UNet:
+            steps = STEPS[stage]
+            return unet.train_unet(start, world, examples, latents, text, seed, log, stage, steps, rate, prediction)
 
-    base = _stage(work / "base.safetensors", lambda: unet.new_unet(5), train_base)
+        return _stage(work / f"{stage}.safetensors", lambda: unet.new_unet(5), make)
+
+    start = train_base("start", unet.new_unet(5), 6, 2e-3, "epsilon")
+    base = train_base("base", start, 8, 1.5e-3, "v")
     save_samples(base, autoencoder, text, world, work / "base.png")
 
     def train_expert(lesson: Lesson, seed: int) -> UNet:

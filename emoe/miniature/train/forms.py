@@ -1,4 +1,7 @@
-"""The trained experts, written in the forms in which users meet checkpoints: no two of a family alike."""
+"""The trained experts, written in the forms in which users meet checkpoints: no two of a family alike.
+
+They predict v, and each form has its own way to say so.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from emoe.checkpoint.names import unet_to_ldm
-from emoe.checkpoint.save import save_json, unet_config
+from emoe.checkpoint.save import SCHEDULER, save_json, unet_config
 from emoe.unet import UNet
 
 LDM = "model.diffusion_model."
@@ -28,62 +31,68 @@ def original(unet: UNet) -> State:
     return {f"{LDM}{unet_to_ldm(name)}": tensor for name, tensor in half(unet).items()}
 
 
+# Single files --------------------------------------------------------------------------------------------------------
+
+
 def single_file(unet: UNet, path: Path) -> str:
-    """A Civitai download."""
+    """A Civitai download; its metadata say what it predicts."""
     path = path.with_suffix(".safetensors")
-    save_file(original(unet), path)
+    save_file(original(unet), path, {"modelspec.architecture": "stable-diffusion-v1", "modelspec.prediction_type": "v"})
     return path.name
 
 
 def pickled(unet: UNet, path: Path) -> str:
-    """A checkpoint as the training code of 2022 left it."""
-    path = path.with_suffix(".ckpt")
-    torch.save({"state_dict": original(unet), "global_step": 250}, path)
+    """A checkpoint as the training code of 2022 left it, with the settings beside it that web UIs read."""
+    torch.save({"state_dict": original(unet), "global_step": 120}, path.with_suffix(".ckpt"))
+    path.with_suffix(".yaml").write_text('model:\n  params:\n    parameterization: "v"\n', encoding="utf-8")
+    return path.with_suffix(".ckpt").name
+
+
+def unprefixed(unet: UNet, path: Path) -> str:
+    """A UNet alone, in diffusers' names, with the empty tensor that ComfyUI marks such models by."""
+    path = path.with_suffix(".safetensors")
+    save_file(half(unet) | {"v_pred": torch.zeros(0)}, path)
     return path.name
 
 
+# Hub repositories ----------------------------------------------------------------------------------------------------
+
+
 def folder(unet: UNet, path: Path) -> str:
-    """A Hub repository."""
-    (path / "unet").mkdir(parents=True)
-    save_json(unet_config(unet), path / "unet" / "config.json")
-    save_file(half(unet), path / "unet" / f"{STEM}.safetensors", {"format": "pt"})
+    save_file(half(unet), _settings(unet, path) / f"{STEM}.safetensors", {"format": "pt"})
     return path.name
 
 
 def variant(unet: UNet, path: Path) -> str:
-    """A Hub repository that says in the name that it is half precision."""
-    folder(unet, path)
-    (path / "unet" / f"{STEM}.safetensors").rename(path / "unet" / f"{STEM}.fp16.safetensors")
+    """One that says in the name that it is half precision."""
+    save_file(half(unet), _settings(unet, path) / f"{STEM}.fp16.safetensors", {"format": "pt"})
     return path.name
 
 
 def shards(unet: UNet, path: Path) -> str:
-    """A Hub repository, in two pieces and an index."""
-    (path / "unet").mkdir(parents=True)
-    save_json(unet_config(unet), path / "unet" / "config.json")
-    state, place = half(unet), {}
+    """In two pieces and an index."""
+    inner, state, place = _settings(unet, path), half(unet), {}
     for number, some in enumerate((list(state)[::2], list(state)[1::2]), start=1):
         name = f"{STEM}-0000{number}-of-00002.safetensors"
-        save_file({key: state[key] for key in some}, path / "unet" / name, {"format": "pt"})
+        save_file({key: state[key] for key in some}, inner / name, {"format": "pt"})
         place |= dict.fromkeys(some, name)
     index = {"metadata": {}, "weight_map": dict(sorted(place.items()))}
-    (path / "unet" / f"{STEM}.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    (inner / f"{STEM}.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     return path.name
 
 
 def binary(unet: UNet, path: Path) -> str:
-    """A Hub repository of 2022: a pickle."""
+    """One of 2022: a pickle."""
+    torch.save(half(unet), _settings(unet, path) / f"{STEM}.bin")
+    return path.name
+
+
+def _settings(unet: UNet, path: Path) -> Path:
+    """The JSON files of a repository; returns its folder for the UNet."""
     (path / "unet").mkdir(parents=True)
     save_json(unet_config(unet), path / "unet" / "config.json")
-    torch.save(half(unet), path / "unet" / f"{STEM}.bin")
-    return path.name
-
-
-def unprefixed(unet: UNet, path: Path) -> str:
-    """A UNet alone, in diffusers' names, as some web UIs export it."""
-    path = path.with_suffix(".safetensors")
-    save_file(half(unet), path)
-    return path.name
+    save_json(SCHEDULER | {"prediction_type": "v_prediction"}, path / "scheduler" / "scheduler_config.json")
+    return path / "unet"
 
 
 STYLE: tuple[Callable[[UNet, Path], str], ...] = (single_file, folder, pickled, unprefixed)

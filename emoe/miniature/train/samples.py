@@ -29,7 +29,7 @@ def save_samples(unet: UNet, vae: VAE, text: TextEncoder, world: World, path: Pa
     noises = draws(seed, (1, unet.config.latent_channels, side, side))
     nothing = text([""] * len(told)).states
     with torch.inference_mode():
-        *_, last = denoise(unet, noises, text(told).states, nothing, None, guidance=GUIDANCE)
+        *_, last = denoise(unet, noises, text(told).states, nothing, None, guidance=GUIDANCE, prediction="v")
     sheet = Image.new("RGB", (SIDE * COLUMNS, SIDE * ROWS))
     for i, image in enumerate(to_images(vae, last.latents[0])):
         sheet.paste(image, (SIDE * (i % COLUMNS), SIDE * (i // COLUMNS)))

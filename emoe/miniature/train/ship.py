@@ -36,7 +36,7 @@ def ship(
     experts: Mapping[str, UNet],
 ) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    save_pipeline(folder / "base", base, vae, text)
+    save_pipeline(folder / "base", base, vae, text, prediction="v")
     save(clip, folder / "clip", clip.config.to_dict(), torch.float16, "model.safetensors")
     state = {name: t.half() if t.is_floating_point() else t for name, t in judge.state_dict().items()}
     save_file(state, folder / "judge.safetensors")

@@ -1,4 +1,8 @@
-"""The UNet: noise prediction from scratch (the base), or from the base on (the experts).
+"""The UNet, from scratch (the base), or from the base on (the experts).
+
+The base learns to predict the noise first, as SD1.5 did, and then v. In so short a training the former teaches nothing
+about the first steps of a run, where nearly all is noise and the prompt alone says what is to be drawn: places and
+backgrounds then come from the starting noise. An error in v counts the same there as anywhere.
 
 Axes: b examples, n tokens.
 """
@@ -21,6 +25,7 @@ from emoe.unet import UNet, UNetConfig
 CONFIG = UNetConfig(channels=(24, 32, 32, 32), heads=2, groups=8, text_dim=64, sample_size=16)
 UNTOLD = 0.1  # of captions are empty: guidance needs what the network makes of no prompt
 SNR = 5.0  # above this signal-to-noise ratio, errors count less (min-SNR weighting)
+OFFSET = 0.15  # noise that a whole channel shares, so that its mean does not tell the picture's (offset noise)
 
 
 def new_unet(seed: int) -> UNet:
@@ -45,10 +50,11 @@ def train_unet(
     stage: str,
     steps: int,
     rate: float,
+    prediction: str = "v",
     batch: int = 64,
     average: float = 0.995,
 ) -> UNet:
-    """A trained copy. latents: (n, 4, 16, 16), of the examples."""
+    """A trained copy. latents: (n, 4, 16, 16), of the examples.  prediction: what it learns, "epsilon" or "v"."""
     unet = copy.deepcopy(unet)
     rng, generator = numpy.random.default_rng(seed), torch.Generator().manual_seed(seed)
     bars = torch.tensor(BARS, dtype=torch.float32)
@@ -60,9 +66,14 @@ def train_unet(
         t = torch.randint(TRAIN_STEPS, (batch,), generator=generator)
         bar = bars[t][:, None, None, None]
         noise = torch.randn(batch, *latents.shape[1:], generator=generator)
-        z = bar.sqrt() * latents[rows] + (1 - bar).sqrt() * noise
-        error = (unet(z, t, states).noise - noise).square().mean(dim=(1, 2, 3))
+        if prediction == "v":
+            noise = noise + OFFSET * torch.randn(batch, latents.shape[1], 1, 1, generator=generator)
+        image = latents[rows]
+        z = bar.sqrt() * image + (1 - bar).sqrt() * noise
+        target = noise if prediction == "epsilon" else bar.sqrt() * noise - (1 - bar).sqrt() * image
+        error = (unet(z, t, states).noise - target).square().mean(dim=(1, 2, 3))
         snr = bars[t] / (1 - bars[t])
-        return (error * (SNR / snr).clamp(max=1)).mean()
+        weight = SNR / snr if prediction == "epsilon" else (SNR + 1) / (snr + 1)
+        return (error * weight.clamp(max=1)).mean()
 
     return fit(unet, loss, steps, rate, stage, log, average)
