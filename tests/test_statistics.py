@@ -16,6 +16,7 @@ from emoe.study.statistics import (
     ause,
     bootstrap,
     partial_spearman,
+    pearson,
     quartile,
     quartile_table,
     risk_coverage,
@@ -35,6 +36,7 @@ def with_ties(rng: numpy.random.Generator, n: int = 200) -> numpy.ndarray:
 
 def test_against_scipy(rng):
     x, y = with_ties(rng), with_ties(rng)
+    assert pearson(x, y) == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-12)
     assert spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
     tau, p = stats.kendalltau(x, y)
     assert trend(x, y) == pytest.approx((tau, p))

@@ -30,9 +30,16 @@ class Interval(NamedTuple):
 # Association ---------------------------------------------------------------------------------------------------------
 
 
+def pearson(x: ArrayLike, y: ArrayLike) -> float:
+    """Linear correlation."""
+    x, y = (v - v.mean() for v in (numpy.asarray(x, float), numpy.asarray(y, float)))
+    scale = ((x @ x) * (y @ y)) ** 0.5
+    return float(x @ y / scale) if scale > 0 else float("nan")
+
+
 def spearman(x: ArrayLike, y: ArrayLike) -> float:
     """Rank correlation, ties sharing their mean rank."""
-    return _correlation(stats.rankdata(x), stats.rankdata(y))
+    return pearson(stats.rankdata(x), stats.rankdata(y))
 
 
 def partial_spearman(x: ArrayLike, y: ArrayLike, given: ArrayLike) -> float:
@@ -43,12 +50,6 @@ def partial_spearman(x: ArrayLike, y: ArrayLike, given: ArrayLike) -> float:
         return xy
     rest = (1 - xz**2) * (1 - yz**2)
     return float((xy - xz * yz) / rest**0.5) if rest > 1e-12 else float("nan")
-
-
-def _correlation(x: Array, y: Array) -> float:
-    x, y = x - x.mean(), y - y.mean()
-    scale = ((x @ x) * (y @ y)) ** 0.5
-    return float(x @ y / scale) if scale > 0 else float("nan")
 
 
 class Trend(NamedTuple):
