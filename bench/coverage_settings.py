@@ -129,16 +129,19 @@ def _on_validation(family: Family, setting: Setting, readings: list[Values]) -> 
 
 
 def choose(rows: list[Row]) -> dict[str, Setting]:
-    """The best on validation, over both families: by what it may cost."""
+    """The best on validation, over the families, by what it may cost: of disagreements, and of what is none."""
 
-    def best(may: Callable[[Setting], bool]) -> Setting:
-        return next(row["setting"] for row in rows if may(row["setting"]))
+    def best(estimators: Iterable[str], may: Callable[[Setting], bool] = lambda setting: True, more: bool = False):
+        fitting = (row["setting"] for row in rows)
+        return next(s for s in fitting if s.estimator in estimators and (s.seeds > 1) == more and may(s))
 
+    disagreements = set(ESTIMATORS) - {"silence"}
     return {
         "paper": PAPER,
-        "paper, best timestep": best(lambda s: (s.estimator, s.read_out, s.seeds) == ("eu", "post", 1)),
-        "relative, best timestep": best(lambda s: (s.estimator, s.read_out, s.seeds) == ("relative", "post", 1)),
-        "best at the first step": best(lambda s: s.timestep == FIRST and s.seeds == 1),
-        "best": best(lambda s: s.seeds == 1),
-        "best, more seeds": best(lambda s: s.seeds > 1),
+        "paper, best timestep": best(["eu"], lambda s: s.read_out == "post"),
+        "relative, best timestep": best(["relative"], lambda s: s.read_out == "post"),
+        "best at the first step": best(disagreements, lambda s: s.timestep == FIRST),
+        "best": best(disagreements),
+        "best, more seeds": best(disagreements, more=True),
+        "silence": best(["silence"]),
     }

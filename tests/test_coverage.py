@@ -117,10 +117,12 @@ def test_measurements_of_something_else_are_refused(tmp_path):
 
 def test_settings_are_chosen_by_their_rank():
     names = [Setting("eu"), Setting("angle", "pre", 481), Setting("relative", "post", 601), Setting("eu", "post", 481)]
-    ranking = [{"setting": s} for s in (Setting("angle", "pre", 481, 4), names[1], names[2], names[3], names[0])]
+    silent, several = Setting("silence"), Setting("angle", "pre", 481, 4)
+    ranking = [{"setting": setting} for setting in (silent, several, *names[1:], names[0])]
     chosen = choose(ranking)
     assert chosen["best"] == names[1]
-    assert chosen["best, more seeds"].seeds == 4
+    assert chosen["best, more seeds"] == several
+    assert chosen["silence"] == silent  # a control, never the best
     assert chosen["paper, best timestep"] == names[3]
     assert chosen["relative, best timestep"] == names[2]
     assert chosen["best at the first step"] == chosen["paper"] == names[0]

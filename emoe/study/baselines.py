@@ -39,7 +39,8 @@ def variance(x: Tensor) -> Tensor:
 def distances(seen: Observed, name: str) -> Tensor:
     """(b, e, e) between the paths' distributions of the next latent, N(mean_i, sigma^2 I).
 
-    name: "KL" or "Bhattacharyya", with DDPM's mean and sigma (DDIM has none); "W2", squared, with DDIM's mean.
+    name: "KL" or "Bhattacharyya", with DDPM's mean and sigma (DDIM has none; nan at a run's last step, where sigma is
+    0); "W2", squared, with DDIM's mean.
     """
     if name == "W2":
         return apart(next_latents(seen, ddim))

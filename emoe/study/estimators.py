@@ -42,7 +42,7 @@ ESTIMATORS: dict[str, Callable[[Mapping[str, Tensor]], Tensor]] = {
     "relative answer": lambda part: part["answer's variance"] / part["answer's power"],
     "answer's angle": lambda part: part["answer's angle"],
     "eu over answer": lambda part: part["variance"] / part["answer's power"],
-    "silence": lambda part: -part["answer's power"],  # no disagreement at all: how little the prompt changes
+    "silence": lambda part: -part["answer's power"],  # the control: no disagreement, only how little the prompt changes
 }
 
 
