@@ -19,10 +19,11 @@ from emoe.checkpoint.download import file_sha256
 from emoe.checkpoint.layout import Folder
 from emoe.checkpoint.load_text import load_text
 from emoe.checkpoint.load_unet import build, load_mixture, load_unet
-from emoe.checkpoint.load_vae import load_vae
-from emoe.checkpoint.open import examine, open_checkpoint, open_folder, reach
+from emoe.checkpoint.load_vae import load_vae, pixels_told
+from emoe.checkpoint.open import examine, open_checkpoint, open_folder, part_config, reach
 from emoe.checkpoint.parts import Checkpoint
 from emoe.checkpoint.settings import positive
+from emoe.checkpoint.source import plain
 from emoe.config import Expert, Weights, check, undecidable
 from emoe.errors import EmoeError, about
 from emoe.gate import Gate, HiddenGate, PromptGate, UniformGate
@@ -48,6 +49,7 @@ class Assembled(NamedTuple):
     experts: tuple[Expert, ...]  # names and descriptors
     prediction: str  # what the base was trained to predict: "epsilon" or "v"
     load_vae: Callable[[], VAE]
+    pixels: int  # the image's, to a latent pixel's side
 
 
 def assemble(weights: Weights, device: torch.device, dtype: torch.dtype) -> Assembled:
@@ -61,6 +63,7 @@ def assemble(weights: Weights, device: torch.device, dtype: torch.dtype) -> Asse
     weights = _completed(weights, base) if weights.segmoe else weights
     check(weights)
 
+    pixels = _pixels(weights, base)
     text = _text(weights, base, device)
     gate = _gate(weights, text)
     if weights.segmoe:
@@ -73,7 +76,7 @@ def assemble(weights: Weights, device: torch.device, dtype: torch.dtype) -> Asse
     _warn_of_likeness(unet, weights)
     split = weights.split or ("ff" if weights.layers == "ff" else "attn2")
     load_vae = partial(_vae, weights, base, device, dtype)
-    return Assembled(unet, text, gate, split, weights.experts, base.prediction, load_vae)
+    return Assembled(unet, text, gate, split, weights.experts, base.prediction, load_vae, pixels)
 
 
 def _sources(weights: Weights) -> Iterator[tuple[str, str]]:
@@ -185,11 +188,27 @@ def _vae(weights: Weights, base: Checkpoint, device: torch.device, dtype: torch.
     return vae
 
 
+def _pixels(weights: Weights, base: Checkpoint) -> int:
+    """Image pixels to a latent pixel's side. A config.json tells, or a single file's shapes: scoring loads no VAE."""
+    source, shapes, settings = weights.vae or weights.segmoe or weights.base, {}, {}
+    with about(f"{weights.path}: {_key(weights, 'vae')}"):
+        if weights.vae or base.folder:
+            settings = part_config(source, "vae", weights.folder, weights.revision)
+        elif "vae" in base.parts:
+            shapes = base.parts["vae"].shapes
+        return pixels_told(settings, shapes, plain(source))
+
+
+def _key(weights: Weights, part: str) -> str:
+    """The key of weights.toml that names where a part comes from."""
+    return part if getattr(weights, part) else "segmoe" if weights.segmoe else "base"
+
+
 @contextmanager
 def _owner_of(part: str, weights: Weights, base: Checkpoint) -> Iterator[Checkpoint]:
     """The checkpoint that a part comes from; errors inside begin with the key that names it."""
     own = getattr(weights, part)
-    with about(f"{weights.path}: {part if own else 'segmoe' if weights.segmoe else 'base'}"):
+    with about(f"{weights.path}: {_key(weights, part)}"):
         if own:
             yield examine(own, parts=(part,), base=weights.folder, revision=weights.revision)
         elif part not in base.parts and _text_width(base) == STOCK_WIDTH:

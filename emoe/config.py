@@ -16,6 +16,11 @@ from emoe.moe import LAYERS
 
 GATES = ("prompt", "uniform", "hidden")
 SPLITS = {"attn": ("attn1", "attn2"), "ff": ("ff",), "all": ("attn1", "attn2", "ff")}  # layers -> where they may split
+# Small families that are shipped, by what they go by; how they came about is in emoe/miniature/.
+SHIPPED = {
+    "miniature": Path(__file__).parent / "miniature" / "weights" / "style.toml",
+    "miniature-bootstrap": Path(__file__).parent / "miniature" / "weights" / "bootstrap.toml",
+}
 EXAMPLE = 'see weights.toml in the project, or write base = "owner/name" and two or more [[expert]] tables'
 
 
@@ -62,8 +67,11 @@ EXPERT_KEYS = {f.name for f in fields(Expert)}
 
 
 def read_weights(path: str | Path) -> Weights:
-    """Parse and check a weights.toml. Raises EmoeError, in one line, for the first mistake."""
-    path = Path(path)
+    """Parse and check a weights.toml. Raises EmoeError, in one line, for the first mistake.
+
+    path: a file; or "miniature", "miniature-bootstrap", the families that are shipped.
+    """
+    path = SHIPPED.get(str(path), Path(path))
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:

@@ -9,10 +9,11 @@ from typing import Any
 
 from emoe.errors import EmoeError
 from emoe.generations import Generation
-from emoe.images import contact_sheet, draw_map, open_small, save_png
+from emoe.images import check_ours, contact_sheet, draw_map, open_small, save_png
 
 RECORDS = "generations.jsonl"
 OURS = re.compile(r"\d{5}-.+\.png|\..+\.part")  # what a run that was stopped early may leave without a record
+SHEET = re.compile(r"sheet(-\d+)?\.png")
 ROWS = 20  # prompts on a contact sheet
 SLUG = 80  # bytes of a prompt in a file name; file systems allow 255 in all
 
@@ -33,6 +34,13 @@ def make_folder(path: str | Path) -> Path:
     if foreign and RECORDS not in names:
         raise EmoeError(f"{folder} holds other things ({foreign[0]}); name a new folder with --out")
     return folder
+
+
+def check_sheets(folder: Path) -> None:
+    """EmoeError if somebody else's file lies where a contact sheet may be: said before hours are spent on images."""
+    for path in folder.iterdir():
+        if SHEET.fullmatch(path.name):
+            check_ours(path)
 
 
 def save(folder: Path, number: int, generation: Generation, maps: bool = False) -> dict[str, Any]:

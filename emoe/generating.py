@@ -12,9 +12,10 @@ from einops import rearrange
 from emoe.denoise import Denoised, denoise
 from emoe.device import check_finite
 from emoe.generations import Generation, Recipe
+from emoe.images import to_images
 from emoe.model import Model
 from emoe.schedule import draws
-from emoe.scores import PIXELS, Scores
+from emoe.scores import Scores
 from emoe.scoring import score
 
 Watch = Callable[[Scores | None], None]  # called after every step of a batch, with what was measured before it
@@ -28,8 +29,6 @@ def generate(
     The number comes first, as `score` reads it, so that what halts has cost the split trunk and nothing more. With the
     hidden gate it is therefore that of the conditional half's own choice of experts, while the image's serves both.
     """
-    from emoe.images import to_images  # Pillow is an extra
-
     scores = None if recipe.mode == "mixture" else score(model, prompts, negatives, recipe.reading)
     limit = recipe.max_uncertainty
     going_on = [i for i in range(len(prompts)) if limit is None or scores.uncertainty[i] <= limit]
@@ -50,7 +49,7 @@ def steps(model: Model, prompts: list[str], negatives: list[str], recipe: Recipe
     """The run step by step, with what every path showed at the mid-block: for studies over steps."""
     text, negative = model.encode(prompts), model.encode(negatives)
     guided = recipe.guidance > 1
-    side = recipe.size // PIXELS
+    side = recipe.size // model.pixels
     return denoise(
         model.unet,
         draws(recipe.seed, (1, model.unet.config.latent_channels, side, side)),

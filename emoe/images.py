@@ -6,6 +6,7 @@ Axes: p images, H W pixels, h w mid-block pixels.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -14,17 +15,13 @@ from typing import Any
 
 import numpy
 import torch
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from emoe.errors import EmoeError
 from emoe.vae import VAE
 from emoe.whole import whole
-
-try:
-    from PIL import Image, ImageDraw, ImageFont
-    from PIL.PngImagePlugin import PngInfo
-except ImportError as error:
-    raise EmoeError("images need Pillow, which is not here; run: pip install 'emoe[images]'") from error
 
 CELL, LABEL, GAP = 256, 20, 8  # pixels of a contact sheet
 FONTS = ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf")
@@ -44,11 +41,27 @@ def _bytes(x: Tensor) -> numpy.ndarray:
 
 
 def save_png(image: Image.Image, path: Path, record: dict[str, Any]) -> None:
-    """Whole or not at all. The record is in the PNG's text under "emoe", as JSON."""
+    """Whole or not at all. The record is in the PNG's text under "emoe", as JSON. EmoeError as from `check_ours`."""
+    check_ours(path)
     told = PngInfo()
     told.add_itxt("emoe", json.dumps(record, ensure_ascii=False))
     with whole(path) as new:
         image.save(new, "PNG", pnginfo=told)
+
+
+def check_ours(path: Path) -> None:
+    """EmoeError if something lies where an image is to be that this program did not write."""
+    if os.path.lexists(path) and not is_ours(path):
+        raise EmoeError(f"{path} is not of emoe's making and is not replaced; move it, or name another --out")
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is a PNG that carries a record."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return "emoe" in image.info
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # no picture, or none to be opened
+        return False
 
 
 def open_small(path: Path) -> Image.Image:
@@ -71,18 +84,20 @@ def draw_map(image: Image.Image, uncertainty: Tensor) -> Image.Image:
     return Image.composite(Image.new("RGB", image.size, (255, 32, 0)), grey, mask)
 
 
-def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], columns: Sequence[str]) -> Image.Image:
-    """One labelled row a prompt, one column a path (the paper's Figure 12)."""
-    step = CELL + GAP
+def contact_sheet(
+    rows: Sequence[tuple[str, Sequence[Image.Image]]], columns: Sequence[str], cell: int = CELL
+) -> Image.Image:
+    """One labelled row a prompt, one column a path (the paper's Figure 12); images `cell` pixels a side."""
+    step = cell + GAP
     sheet = Image.new("RGB", (GAP + step * len(columns), LABEL + GAP + (step + LABEL) * len(rows)), "white")
     draw = ImageDraw.Draw(sheet)
     for column, name in enumerate(columns):
-        draw.text((GAP + step * column, GAP // 2), _fitting(draw, name, CELL), "black", _font())
+        draw.text((GAP + step * column, GAP // 2), _fitting(draw, name, cell), "black", _font())
     for row, (label, images) in enumerate(rows):
         top = LABEL + GAP + (step + LABEL) * row
         draw.text((GAP, top), _fitting(draw, label, sheet.width - 2 * GAP), "black", _font())
         for column, image in enumerate(images):
-            sheet.paste(image.resize((CELL, CELL)), (GAP + step * column, top + LABEL))
+            sheet.paste(image.resize((cell, cell)), (GAP + step * column, top + LABEL))
     return sheet
 
 

@@ -18,7 +18,7 @@ from emoe.gate import Gate
 from emoe.generations import Recipe
 from emoe.moe import layers_of
 from emoe.route import HiddenRoute, PromptRoute, Route
-from emoe.scores import PIXELS, Reading
+from emoe.scores import Reading
 from emoe.text import TextEncoder, TextStates
 from emoe.unet import UNet
 from emoe.vae import VAE
@@ -40,24 +40,33 @@ class Model:
         experts: Sequence[Expert] = (),
         prediction: str = "epsilon",
         load_vae: Callable[[], VAE] | None = None,
+        pixels: int = 8,
     ):
         """unet: with mixtures (`emoe.moe.mix`).  split: where samples become paths, a layer that is mixed.
 
+        pixels: the image's, to a latent pixel's side; what the VAE will say when it is loaded, if it ever is.
         The rest is for images: the experts' names, what the UNet predicts ("epsilon" or "v"), how to get a VAE.
         """
         if split not in SPLITS[layers_of(unet)]:
             raise EmoeError(f"split is {split!r}, where nothing is mixed; choose one of {SPLITS[layers_of(unet)]}")
         self.unet, self.text, self.gate, self.split = unet, text, gate, split
         self.experts, self.prediction, self._load_vae = tuple(experts), prediction, load_vae
+        self.pixels = pixels
         self.device, self.dtype = unet.conv_in.weight.device, unet.conv_in.weight.dtype
-        self.mixture = fingerprint((type(gate).__name__, gate.settings, split, unet.config), unet, text.model)
+        self.mixture = fingerprint((type(gate).__name__, gate.settings, split, unet.config, pixels), unet, text.model)
 
     @cached_property
     def vae(self) -> VAE:
-        """Loaded when it is first asked for: scoring never does."""
+        """Loaded when it is first asked for: scoring never does. EmoeError if it is of another factor than `pixels`."""
         if self._load_vae is None:
             raise EmoeError("this model was made without a VAE, which images need; give it load_vae")
-        return self._load_vae()
+        vae = self._load_vae()
+        if vae.config.pixels != self.pixels:
+            raise EmoeError(
+                f"the VAE makes {vae.config.pixels} pixels of a latent one, and {self.pixels} were expected: the "
+                "config.json that belongs to it is missing or wrong; name a folder that holds both under vae"
+            )
+        return vae
 
     @cached_property
     def vae_mark(self) -> str:
@@ -80,5 +89,8 @@ class Model:
         return PromptRoute(weights.repeat(halves, 1), where, self.device, self.dtype)
 
     def at_own_size(self, told: Told) -> Told:
-        """A reading or a recipe, with the checkpoint's own size where it names none."""
-        return told if told.size else replace(told, size=self.unet.config.sample_size * PIXELS)
+        """A reading or a recipe, with the checkpoint's own size where it names none. EmoeError if none of it fits."""
+        told = told if told.size else replace(told, size=self.unet.config.sample_size * self.pixels)
+        if told.size % (step := 8 * self.pixels):  # the UNet halves the latents three times
+            raise EmoeError(f"size is {told.size} pixels; with this model's VAE it must be a multiple of {step}")
+        return told

@@ -13,8 +13,7 @@ from torch import Tensor
 from emoe.errors import EmoeError
 from emoe.schedule import TRAIN_STEPS, timesteps
 
-PIXELS = 8  # of an image, to a latent pixel's side
-SIZE_STEP = 8 * PIXELS  # the UNet halves the resolution three times
+SIZE_STEP = 64  # pixels: 8 to a latent pixel's side, and the UNet halves the resolution three times
 LARGEST = 8192  # pixels a side; no SD1.5 model has seen a quarter of it
 
 

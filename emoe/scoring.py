@@ -10,7 +10,7 @@ import torch
 from emoe.device import check_finite
 from emoe.model import Model
 from emoe.schedule import noise
-from emoe.scores import PIXELS, Reading, Scores
+from emoe.scores import Reading, Scores
 from emoe.uncertainty import measure, paths
 
 
@@ -21,7 +21,8 @@ def score(model: Model, prompts: list[str], negatives: list[str], reading: Readi
     negative = model.encode(negatives) if any(negatives) else None
     route = model.route(text, negative)
     states, t = text.states.to(model.dtype), torch.tensor([reading.timestep], device=model.device)
-    shape = (1, model.unet.config.latent_channels, reading.size // PIXELS, reading.size // PIXELS)
+    side = reading.size // model.pixels
+    shape = (1, model.unet.config.latent_channels, side, side)
 
     m = []
     for seed in range(reading.seed, reading.seed + reading.seeds):

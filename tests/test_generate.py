@@ -9,6 +9,7 @@ from conftest import NEGATIVE, POSITIVE, close, mixture_of
 from test_method import alone
 from test_schedule import theirs
 from test_unet import diffusers_twin
+from test_vae import diffusers_twin as diffusers_vae
 from test_vae import random_vae
 
 from emoe import EMoE, EmoeError, Recipe
@@ -49,24 +50,14 @@ def pixels_of(image) -> torch.Tensor:
 def pipeline(unet, text, scheduler):
     """diffusers' own, with the same networks."""
     diffusers = pytest.importorskip("diffusers")
-    twin = diffusers_twin(unet.config)
+    vae = random_vae()
+    twin, vae_twin = diffusers_twin(unet.config), diffusers_vae(vae.config)
     twin.load_state_dict(unet.state_dict())
+    vae_twin.load_state_dict(vae.state_dict())
     return diffusers.StableDiffusionPipeline(
-        vae=vae_twin(), text_encoder=text.model, tokenizer=text.tokenizer, unet=twin, scheduler=scheduler,
+        vae=vae_twin, text_encoder=text.model, tokenizer=text.tokenizer, unet=twin, scheduler=scheduler,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
-
-
-def vae_twin():
-    diffusers = pytest.importorskip("diffusers")
-    vae = random_vae()
-    twin = diffusers.AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=vae.config.channels, layers_per_block=vae.config.depth,
-        norm_num_groups=vae.config.groups, latent_channels=4,
-    ).eval()  # fmt: skip
-    twin.load_state_dict(vae.state_dict())
-    return twin
 
 
 def drawn_by_diffusers(unet, text, prompt: str, negative: str = "", scheduler: str = "ddim", **told):
@@ -254,8 +245,12 @@ def test_what_halts_costs_the_split_trunk_and_nothing_more(drawer, mode):
 def test_only_the_uncertain_halt(drawer):
     uncertainty = drawer.score(PROMPTS, **FEW).uncertainty
     limit = uncertainty.mean().item()
+    rows = []
+    hook = drawer.unet.conv_in.register_forward_hook(lambda _, args, out: rows.append(len(out)))
     found = drawer.generate(PROMPTS, mode="fast", max_uncertainty=limit, batch_size=2, **FEW)
+    hook.remove()
     assert [g.halted for g in found] == (uncertainty > limit).tolist()
+    assert rows == [2] + [2] * FEW["steps"]  # both prompts' trunk, then both guidance halves of one
     drawn = next(g for g in found if not g.halted)
     alone = drawer.generate(drawn.prompt, mode="mixture", **FEW)[0]
     assert (pixels_of(drawn.images[0]) - pixels_of(alone.images[0])).abs().max() <= 1

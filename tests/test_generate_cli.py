@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from conftest import needs_proc
 from PIL import Image
 
 from emoe import EMoE
@@ -97,6 +98,21 @@ def test_halted(draw, tmp_path):
     assert names(tmp_path / "out") == ["generations.jsonl"]
     assert draw(*PROMPTS, "--max-uncertainty", "0")[0] == 3  # nothing is left to do, and it says the same
 
+    code, out, _ = draw(*PROMPTS, "--max-uncertainty", "0", "--json", out="json")
+    assert code == 3
+    assert [json.loads(line)["halted"] for line in out.splitlines()] == [True, True]
+
+
+def test_some_halt(draw, tmp_path):
+    draw(*PROMPTS, "--mode", "fast", out="all")
+    low, high = sorted(record["uncertainty"] for record in records(tmp_path / "all"))
+    code, out, err = draw(*PROMPTS, "--mode", "fast", "--json", "--max-uncertainty", str((low + high) / 2))
+    assert (code, "1 prompts drawn and 1 halted" in err) == (3, True)
+    for line in out.splitlines():
+        record = json.loads(line)
+        assert record["halted"] == (record["uncertainty"] == high)
+        assert len(record["images"]) == (not record["halted"])
+
 
 def test_a_run_goes_on_where_it_was_stopped(draw, tmp_path):
     draw(*PROMPTS)
@@ -171,6 +187,101 @@ def test_folders_that_cannot_be(draw, run, weights, tmp_path):
     ):
         code, _, err = draw("a", out=out)
         assert (code, sentence in err, err.count("\n")) == (2, True, 1)
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("out", "sentence"), [("/proc/x", "cannot make the folder /proc/x"), ("/proc", "other things")]
+)
+def test_a_folder_that_takes_no_other(draw, monkeypatch, out, sentence):
+    monkeypatch.setattr(EMoE, "from_weights", None)  # said before anything is loaded
+    code, _, err = draw("a", out=out)
+    assert (code, sentence in err, err.count("\n")) == (2, True, 1)
+
+
+def test_a_folder_that_is_read_only(draw, tmp_path, monkeypatch):
+    """Said before anything is loaded. Permissions do not stop root, under which tests may run."""
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path / "out")
+    monkeypatch.setattr(EMoE, "from_weights", None)
+    code, _, err = draw("a")
+    assert (code, "Permission denied" in err, err.count("\n")) == (2, True, 1)
+
+
+def foreign_png(path: Path) -> bytes:
+    Image.new("RGB", (8, 8), "blue").save(path)
+    return path.read_bytes()
+
+
+def foreign_text(path: Path) -> bytes:
+    path.write_text("not even a PNG")
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["sheet.png", "sheet-002.png"])
+@pytest.mark.parametrize("write", [foreign_png, foreign_text])
+def test_a_sheet_of_somebody_elses_is_not_replaced(draw, tmp_path, monkeypatch, name, write):
+    """Though the folder is of this very run; said before anything is loaded."""
+    draw("a")
+    kept = write(tmp_path / "out" / name)
+    monkeypatch.setattr(EMoE, "from_weights", None)
+    code, _, err = draw("a")
+    assert (code, f"{name} is not of emoe's making" in err, err.count("\n")) == (2, True, 1)
+    assert (tmp_path / "out" / name).read_bytes() == kept
+
+
+def test_a_sheet_of_ours_is_replaced(draw, tmp_path):
+    draw("a")
+    sheet = tmp_path / "out" / "sheet.png"
+    expected = sheet.read_bytes()
+    save_png(Image.new("RGB", (8, 8)), sheet, {})
+    (tmp_path / "out" / "sheet-of-mine.png").write_text("is in nobody's way")
+    assert draw("a")[0] == 0
+    assert sheet.read_bytes() == expected
+
+
+def test_where_no_sheet_is_drawn_none_is_in_the_way(draw, tmp_path):
+    draw("a", "--mode", "fast")
+    kept = foreign_png(tmp_path / "out" / "sheet.png")
+    assert draw("a", "--mode", "fast")[0] == 0
+    assert (tmp_path / "out" / "sheet.png").read_bytes() == kept
+
+
+def test_an_image_of_somebody_elses_is_not_replaced(draw, tmp_path):
+    (tmp_path / "out").mkdir()
+    kept = foreign_png(tmp_path / "out" / "00001-a.png")
+    code, _, err = draw("a", "--mode", "mixture")
+    assert (code, "00001-a.png is not of emoe's making" in err, err.count("\n")) == (2, True, 1)
+    assert (tmp_path / "out" / "00001-a.png").read_bytes() == kept
+    assert names(tmp_path / "out") == ["00001-a.png"]
+
+
+def test_latents_that_are_not_finite(draw, tmp_path, monkeypatch):
+    """The second prompt's: the first one's images stay, and of the second there is nothing."""
+    from emoe import generating
+
+    runs = []
+
+    def denoise(*told, **more):
+        runs.append(1)
+        for step in run(*told, **more):
+            yield step._replace(latents=step.latents * float("nan")) if len(runs) == 2 else step
+
+    run = generating.denoise
+    monkeypatch.setattr(generating, "denoise", denoise)
+    code, _, err = draw(*PROMPTS)
+    assert (code, "'punainen bussi': activations are not finite" in err, err.count("\n")) == (2, True, 1)
+    assert [record["prompt"] for record in records(tmp_path / "out")] == PROMPTS[:1]
+    assert names(tmp_path / "out") == [*(f"00001-a-red-bus-{i}.png" for i in range(1, 5)), "generations.jsonl"]
+
+
+def test_prompts_that_are_no_file_names(draw, tmp_path):
+    prompts = ["../../etc/passwd", 'CON <>:"/\\|?*\n', "...", "é" * 300, "赤いバス", "a", "A"]
+    assert draw(*prompts, "--mode", "mixture")[0] == 0
+    expected = ["etc-passwd", "con", "prompt", "é" * 40, "赤いバス", "a", "a"]
+    stems = [f"{i:05d}-{stem}.png" for i, stem in enumerate(expected, 1)]
+    assert names(tmp_path / "out") == [*stems, "generations.jsonl"]
+    assert [record["prompt"] for record in records(tmp_path / "out")] == prompts
+    assert names(tmp_path) == ["out"]
 
 
 def test_a_disk_that_fills(draw, tmp_path, monkeypatch):

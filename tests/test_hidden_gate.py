@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import close, sample
+from conftest import close, needs_proc, sample
 from random_experts import write_mixture
 from safetensors.torch import load_file
 
@@ -227,16 +227,36 @@ def test_what_segmoe_saves_is_read_here(toml, folder, tmp_path):
     assert close(last.latents[0], expected) < 1e-3
 
 
-def test_building_mistakes(toml, run, tmp_path):
-    (tmp_path / "there").mkdir()
-    code, _, err = run("build", "--weights", str(toml), "--out", str(tmp_path / "there"))
-    assert (code, "is there already" in err) == (2, True)
-    code, _, err = run("build", "--weights", "gone.toml", "--out", str(tmp_path / "no" / "x"))
-    assert (code, "there is no folder" in err) == (2, True)  # before anything is loaded
-    (tmp_path / "file").write_text("")
-    code, _, err = run("build", "--weights", str(toml), "--out", str(tmp_path / "file" / "x"))
-    assert (code, "cannot write" in err) == (2, True)
-    assert sorted(p.name for p in tmp_path.iterdir() if p.name[0] != ".") == ["file", "there"]
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [
+        ("there", "there is there already; name another with --out"),
+        ("file", "file is there already"),
+        (".", ". is there already"),
+        ("..", ".. is there already"),
+        ("", "--out is empty; name a folder"),
+        ("no/x", "cannot make the folder no/x: No such file or directory; name another with --out"),
+        ("no/..", "cannot make the folder no/..: No such file or directory"),
+        ("file/x", "cannot make the folder file/x: Not a directory"),
+        ("x" * 300, "xxx: File name too long"),
+        pytest.param("/proc/x", "cannot make the folder /proc/x: ", marks=needs_proc),
+    ],
+)
+def test_folders_that_cannot_be_built(run, tmp_path, monkeypatch, out, sentence):
+    """Said before anything is read or loaded: there is no weights.toml here."""
+    monkeypatch.chdir(tmp_path)
+    Path("there").mkdir()
+    Path("file").write_text("")
+    code, _, err = run("build", "--out", out)
+    assert (code, sentence in err, err.count("\n")) == (2, True, 1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "there"]
+
+
+def test_a_folder_that_can_be_built_is_not_made_too_early(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run("build", "--out", "new")
+    assert (code, "there is no weights.toml" in err) == (2, True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_hidden_gate_needs_descriptors(toml):

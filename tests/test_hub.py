@@ -15,7 +15,7 @@ from conftest import commands
 from server import Answer, Request, Site, hub, serve
 
 from emoe.checkpoint import hub as our_hub
-from emoe.checkpoint.open import open_checkpoint, reach
+from emoe.checkpoint.open import open_checkpoint, part_config, reach
 from emoe.errors import EmoeError
 
 REPO = "some-one/a_model.v1"
@@ -56,6 +56,16 @@ def test_only_the_parts_that_are_asked_for_are_downloaded(at, folder):
     assert set(found.parts) == {"unet"}
     assert len(found.parts["unet"].places) == 686
     assert downloads == {"main/unet/diffusion_pytorch_model.safetensors", "main/unet/config.json"}
+
+
+def test_of_a_vae_only_the_config_is_downloaded_to_know_its_levels(at, folder):
+    held = files(folder) | {"vae/config.json": b'{"block_out_channels": [32, 64, 128]}'}
+    with serve(hub({REPO: held})) as site:
+        at(site.url)
+        assert part_config(REPO, "vae") == {"block_out_channels": [32, 64, 128]}
+        assert part_config(f"{REPO}/vae", "vae") == part_config(REPO, "vae")
+        downloads = {r.path.partition("/resolve/")[2] for r in site.requests if r.method == "GET"} - {""}
+    assert downloads == {"main/vae/config.json"}
 
 
 def test_a_revision_and_a_file(at, folder):

@@ -14,7 +14,7 @@ from conftest import close, table
 
 from emoe.checkpoint.file import WeightsFile
 from emoe.checkpoint.load_vae import load_vae
-from emoe.checkpoint.open import open_checkpoint
+from emoe.checkpoint.open import examine, open_checkpoint
 from emoe.checkpoint.parts import Part
 from emoe.errors import EmoeError
 from emoe.vae import VAE, VAEConfig
@@ -25,6 +25,8 @@ OTHERS = [
     TINY,
     VAEConfig(channels=(16, 32, 32, 64), groups=8, scaling=0.5),
     VAEConfig(channels=(24, 24, 48, 48), groups=12, latent_channels=3),
+    VAEConfig(channels=(16, 32, 32), groups=8),
+    VAEConfig(channels=(16, 32), groups=8),
 ]
 
 
@@ -52,8 +54,8 @@ def test_names_and_shapes_are_those_published():
 def diffusers_twin(config: VAEConfig):
     diffusers = pytest.importorskip("diffusers")
     return diffusers.AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
+        down_block_types=("DownEncoderBlock2D",) * len(config.channels),
+        up_block_types=("UpDecoderBlock2D",) * len(config.channels),
         block_out_channels=config.channels,
         layers_per_block=config.depth,
         latent_channels=config.latent_channels,
@@ -73,7 +75,7 @@ def test_equals_diffusers(config, size):
     image = random(2, 3, *size)
     expected = theirs.encode(image).latent_dist.mean * config.scaling
     found = ours.encode(image)
-    assert found.shape == (2, config.latent_channels, size[0] // 8, size[1] // 8)
+    assert found.shape == (2, config.latent_channels, size[0] // config.pixels, size[1] // config.pixels)
     assert close(found, expected) < 1e-5
 
     latents = random(*found.shape)
@@ -126,7 +128,7 @@ def test_tiles_of_a_local_decoder_are_put_together_exactly(shape):
     def enlarge(x):
         return F.interpolate(x, scale_factor=8.0, mode="nearest")
 
-    assert close(tiled(enlarge, z, size=16, overlap=4), enlarge(z)) < 1e-6
+    assert close(tiled(enlarge, z, 8, size=16, overlap=4), enlarge(z)) < 1e-6
 
 
 def test_tiles_that_disagree_fade_into_each_other():
@@ -136,7 +138,7 @@ def test_tiles_that_disagree_fade_into_each_other():
     def disagree(x):
         return torch.full((1, 3, 8 * x.shape[-2], 8 * x.shape[-1]), float(next(count)))
 
-    row = tiled(disagree, torch.zeros(1, 4, 8, 40), size=16, overlap=4)[0, 0, 0]
+    row = tiled(disagree, torch.zeros(1, 4, 8, 40), 8, size=16, overlap=4)[0, 0, 0]
     assert starts(40, 16, 4) == [0, 12, 24]
     assert row.unique_consecutive(return_counts=True)[1].max() == 12 * 8  # the first and the last tile, unmixed
     assert (row[0], row[-1]) == (0, 2)
@@ -149,14 +151,14 @@ def test_tiles_that_disagree_fade_into_each_other():
 @torch.inference_mode()
 def test_one_tile_is_the_whole(shape):
     vae, z = random_vae(), random(1, 4, *shape)
-    assert close(tiled(vae._decode, z, size=16, overlap=4), vae._decode(z)) < 1e-6
+    assert close(tiled(vae._decode, z, 8, size=16, overlap=4), vae._decode(z)) < 1e-6
 
 
 @torch.inference_mode()
 def test_no_seams():
     """No step between neighbouring pixels of the tiled image is larger than those of the image in one piece."""
     vae, z = random_vae(), random(1, 4, 40, 56)
-    whole, found = vae._decode(z), tiled(vae._decode, z, size=24, overlap=8)
+    whole, found = vae._decode(z), tiled(vae._decode, z, 8, size=24, overlap=8)
     assert found.shape == whole.shape
     assert close(found, whole) < 0.3  # random weights see far; what is near agrees
     for axis, length in ((-2, 40), (-1, 56)):
@@ -169,15 +171,16 @@ def test_no_seams():
         assert steps.max() < 1.2 * ordinary.max()
 
 
+@pytest.mark.parametrize("levels", [3, 4])
 @pytest.mark.parametrize("shape", [(96, 8), (8, 104), (104, 72)], ids=str)
 @torch.inference_mode()
-def test_large_images_are_decoded_in_tiles(shape):
-    vae = random_vae(VAEConfig(channels=(8, 8, 8, 8), groups=4))
+def test_large_images_are_decoded_in_tiles(shape, levels):
+    vae = random_vae(VAEConfig(channels=(8,) * levels, groups=4))
     seen = []
     vae.decoder.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape[-2:])))
     latents = random(1, 4, *shape)
     image = vae.decode(latents)
-    assert image.shape == (1, 3, 8 * shape[0], 8 * shape[1])
+    assert image.shape == (1, 3, vae.config.pixels * shape[0], vae.config.pixels * shape[1])
     assert seen == {(96, 8): [(96, 8)], (8, 104): [(8, 64)] * 2, (104, 72): [(64, 64)] * 4}[shape]
 
 
@@ -252,6 +255,12 @@ def test_other_networks_are_refused(state, tmp_path):
         "its VAE lacks decoder.conv_in.weight; the file is damaged": {"decoder.conv_in.weight": None},
         "its VAE's tensors have other shapes": {"decoder.conv_in.weight": torch.zeros(128)},
         "its VAE has a layer 0 wide; the file is broken": {"decoder.conv_in.weight": torch.zeros(128, 0, 3, 3)},
+        "x.safetensors: its VAE has 12 levels, not 2 to 6; use another file": {
+            f"encoder.down_blocks.{i}.resnets.0.conv1.weight": torch.zeros(32, 32, 3, 3) for i in range(4, 12)
+        },
+        "its VAE lacks encoder.down_blocks.2.resnets.0.conv1.weight; the file is damaged": {
+            "encoder.down_blocks.2.resnets.0.conv1.weight": None
+        },
         "a VAE 40 wide does not divide into 32 groups": {
             "encoder.down_blocks.0.resnets.0.conv1.weight": torch.zeros(40, 40, 3, 3)
         },
@@ -288,6 +297,29 @@ def test_configs_that_ask_for_another_network(state, tmp_path):
     }
     for sentence, config in cases.items():
         assert sentence in fails(part(tmp_path, state, config))
+
+
+THREE = VAEConfig(channels=(32, 64, 128))
+
+
+def ldm_names(levels: int) -> list[str]:
+    """Of a VAE that is SD1.5's without its lowest levels, from the published table."""
+    below = [name.removeprefix(forms.VAE) for name in table("sd15_ldm") if name.startswith(forms.VAE)]
+    gone = [f"encoder.down.{levels - 1}.downsample."]
+    gone += [f"{side}.{i}." for side in ("encoder.down", "decoder.up") for i in range(levels, 4)]
+    return [name for name in below if not name.startswith(tuple(gone))]
+
+
+@pytest.mark.parametrize("prefix", ["", forms.VAE])
+def test_three_levels_in_ldm_names(tmp_path, prefix):
+    vae = random_vae(THREE)
+    ours = {name: forms.names.vae_from_ldm(name, levels=3) for name in ldm_names(3)}
+    assert set(ours.values()) == vae.state_dict().keys()
+    assert ours["decoder.up.2.block.0.norm1.bias"] == "decoder.up_blocks.0.resnets.0.norm1.bias"
+    state = {prefix + theirs: vae.state_dict()[name] for theirs, name in ours.items()}
+    found = load_vae(examine(str(forms.safetensors(tmp_path / "v.safetensors", state))).parts["vae"])
+    assert found.config == THREE
+    assert all(torch.equal(tensor, vae.state_dict()[name]) for name, tensor in found.state_dict().items())
 
 
 def test_a_folders_config_is_read(state, tmp_path):

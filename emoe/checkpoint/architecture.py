@@ -63,6 +63,15 @@ def unet_config(shapes: Shapes, config: Mapping[str, Any], where: str) -> UNetCo
     )
 
 
+def tells_all(shapes: Shapes, config: Mapping[str, Any]) -> bool:
+    """Whether heads and groups are known: from a config.json, or as SD1.5's own where they go with the widths.
+
+    An expert need not tell them, for mixtures take them from the base.
+    """
+    widths = [(shapes.get(f"down_blocks.{i}.resnets.0.conv1.weight") or (0,))[0] for i in range(4)]
+    return bool(config) or not any(width % UNetConfig.heads or width % UNetConfig.groups for width in widths)
+
+
 def _heads(config: Mapping[str, Any], where: str) -> int:
     """`attention_head_dim` is the NUMBER of heads: an old mistake that every SD1.5 config keeps."""
     key = "num_attention_heads" if config.get("num_attention_heads") else "attention_head_dim"

@@ -11,6 +11,7 @@ from emoe.checkpoint import names
 from emoe.checkpoint.detect import LORA, Keys
 from emoe.checkpoint.file import Entry
 from emoe.errors import EmoeError
+from emoe.vae.config import LEVELS
 
 PARTS = ("unet", "vae", "text_encoder")
 
@@ -52,13 +53,14 @@ def sort(entries: Mapping[str, Entry], where: str = "the file") -> Contents:
     """
     keys = Keys(entries)
     vae = _vae_prefix(entries)
+    levels = _vae_levels(entries, vae)
     contents = Contents({part: {} for part in PARTS}, "LDM" if keys.ldm else "diffusers")
     for name in entries:
         junk = next((label for label, pattern in JUNK.items() if pattern.match(name)), None)
         if junk:
             contents.dropped[junk] += 1
             continue
-        place = _place(name, keys, vae)
+        place = _place(name, keys, vae, levels)
         if place:
             part, ours = place
             if ours in contents.parts[part]:
@@ -72,19 +74,19 @@ def sort(entries: Mapping[str, Entry], where: str = "the file") -> Contents:
     return contents
 
 
-def _place(name: str, keys: Keys, vae: str | None) -> tuple[str, str] | None:
+def _place(name: str, keys: Keys, vae: str | None, levels: int) -> tuple[str, str] | None:
     """The part that a tensor belongs to, and our name for it."""
     if keys.prefix and name.startswith(keys.prefix):
         return "unet", _unet_name(name[len(keys.prefix) :], keys)
     if vae and name.startswith(vae):
-        return "vae", _vae_name(name[len(vae) :])
+        return "vae", _vae_name(name[len(vae) :], levels)
     text = names.text_from_any(name)
     if text:
         return "text_encoder", text
     if keys.prefix == "" and names.UNET_ROOTS.match(name):
         return "unet", _unet_name(name, keys)
     if vae == "" and names.VAE_ROOTS.match(name):
-        return "vae", _vae_name(name)
+        return "vae", _vae_name(name, levels)
     return None
 
 
@@ -92,9 +94,16 @@ def _unet_name(name: str, keys: Keys) -> str:
     return (names.unet_from_ldm(name) if keys.ldm else None) or name
 
 
-def _vae_name(name: str) -> str:
-    return names.vae_from_ldm(name) or names.vae_from_diffusers(name)
+def _vae_name(name: str, levels: int) -> str:
+    return names.vae_from_ldm(name, levels) or names.vae_from_diffusers(name)
 
 
 def _vae_prefix(entries: Iterable[str]) -> str | None:
     return next((p for p in ("first_stage_model.", "vae.", "") if p + "decoder.conv_in.weight" in entries), None)
+
+
+def _vae_levels(entries: Iterable[str], prefix: str | None) -> int:
+    """How many levels a VAE in LDM's names has: from the last of them the decoder counts back."""
+    head = f"{prefix or ''}encoder.down."
+    found = {name[len(head) :].partition(".")[0] for name in entries if name.startswith(head)}
+    return len(found) if len(found) in LEVELS else 4

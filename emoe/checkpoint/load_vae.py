@@ -12,6 +12,7 @@ from emoe.checkpoint.parts import Part
 from emoe.checkpoint.settings import positive
 from emoe.errors import EmoeError
 from emoe.vae import VAE, VAEConfig
+from emoe.vae.config import LEVELS
 
 # Settings of diffusers' AutoencoderKL that change results and not shapes; only SD1.5's values are built here.
 FIXED = {"act_fn": "silu", "shift_factor": None, "latents_mean": None, "latents_std": None}
@@ -34,12 +35,13 @@ def load_vae(part: Part, device: Any = "cpu", dtype: torch.dtype = torch.float32
 
 
 def vae_config(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], where: str) -> VAEConfig:
-    """Widths follow from the shapes; groups and scaling do not, and are SD1.5's where no config.json tells."""
+    """Levels and widths follow from the shapes; groups and scaling do not: SD1.5's where no config.json tells."""
     for key, value in FIXED.items():
         if config.get(key, value) != value:
             raise EmoeError(f"{where}: its config.json sets {key} to {config[key]!r}; only {value!r} is SD1.5")
+    levels = range(_levels(shapes, where))
     try:
-        channels = tuple(shapes[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"][0] for i in range(4))
+        channels = tuple(shapes[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"][0] for i in levels)
         latent_channels = shapes["decoder.conv_in.weight"][1]
     except KeyError as error:
         raise EmoeError(f"{where}: its VAE lacks {error.args[0]}; the file is damaged, download it again") from error
@@ -56,6 +58,31 @@ def vae_config(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any],
                 "is missing or wrong"
             )
     return VAEConfig(channels=channels, groups=groups, latent_channels=latent_channels, scaling=_scaling(config, where))
+
+
+def pixels_told(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], where: str) -> int:
+    """Image pixels to a latent pixel's side, as far as is known before a VAE is loaded: SD1.5's 8 where nothing tells.
+
+    config: its config.json, or {}.  shapes: those of its tensors, or {}.  EmoeError for a number of levels that no VAE
+    has.
+    """
+    widths = config.get("block_out_channels")
+    if widths is None:
+        return 2 ** (_levels(shapes, where) - 1)
+    if not isinstance(widths, list) or len(widths) not in LEVELS:
+        raise EmoeError(
+            f"{where}: its config.json sets block_out_channels to something else than a list of {LEVELS[0]} to "
+            f"{LEVELS[-1]} widths, one a level; use another"
+        )
+    return 2 ** (len(widths) - 1)
+
+
+def _levels(shapes: Mapping[str, tuple[int, ...]], where: str) -> int:
+    """How many levels the encoder has; SD1.5's 4 without an encoder, so that a damaged file is said to lack them."""
+    count = len({name.split(".")[2] for name in shapes if name.startswith("encoder.down_blocks.")}) or 4
+    if count not in LEVELS:
+        raise EmoeError(f"{where}: its VAE has {count} levels, not {LEVELS[0]} to {LEVELS[-1]}; use another file")
+    return count
 
 
 def _scaling(config: Mapping[str, Any], where: str) -> float:

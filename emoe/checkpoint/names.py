@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 
 Pairs = Iterable[tuple[str, str]]  # LDM module, our module
 
@@ -61,14 +62,14 @@ def _unet_modules() -> Iterator[tuple[str, str]]:
     yield "out.2", "conv_out"
 
 
-def _vae_modules() -> Iterator[tuple[str, str]]:
-    """The same, but the decoder's levels count backwards."""
-    for level in range(4):
+def _vae_modules(levels: int) -> Iterator[tuple[str, str]]:
+    """The same, but the decoder's levels count backwards, and there may be other than four."""
+    for level in range(levels):
         for i in range(3):
             yield f"encoder.down.{level}.block.{i}", f"encoder.down_blocks.{level}.resnets.{i}"
-            yield f"decoder.up.{level}.block.{i}", f"decoder.up_blocks.{3 - level}.resnets.{i}"
+            yield f"decoder.up.{level}.block.{i}", f"decoder.up_blocks.{levels - 1 - level}.resnets.{i}"
         yield f"encoder.down.{level}.downsample.conv", f"encoder.down_blocks.{level}.downsamplers.0.conv"
-        yield f"decoder.up.{level}.upsample.conv", f"decoder.up_blocks.{3 - level}.upsamplers.0.conv"
+        yield f"decoder.up.{level}.upsample.conv", f"decoder.up_blocks.{levels - 1 - level}.upsamplers.0.conv"
     for side in ("encoder", "decoder"):
         yield f"{side}.conv_in", f"{side}.conv_in"
         yield f"{side}.mid.block_1", f"{side}.mid_block.resnets.0"
@@ -97,7 +98,6 @@ def _old_vae_names() -> Iterator[tuple[str, str]]:
 
 
 UNET = dict(_open(_unet_modules(), UNET_RESNET, ()))
-VAE = dict(_open(_vae_modules(), VAE_RESNET, VAE_ATTENTION))
 OLD_VAE = dict(_old_vae_names())
 
 UNET_ROOTS = re.compile(
@@ -115,9 +115,17 @@ def unet_from_ldm(name: str) -> str | None:
     return _rename(re.sub(r"^output_blocks\.2\.2\.conv", "output_blocks.2.1.conv", name), UNET)
 
 
-def vae_from_ldm(name: str) -> str | None:
-    """ "decoder.up.3.block.0.norm1.bias" -> "decoder.up_blocks.0.resnets.0.norm1.bias"; None if no rule fits."""
-    return _rename(name, VAE | OLD_VAE)
+def unet_to_ldm(name: str) -> str | None:
+    """The way back: ours -> theirs."""
+    return _rename(name, {ours: theirs for theirs, ours in UNET.items()})
+
+
+def vae_from_ldm(name: str, levels: int = 4) -> str | None:
+    """ "decoder.up.3.block.0.norm1.bias" -> "decoder.up_blocks.0.resnets.0.norm1.bias"; None if no rule fits.
+
+    levels: how many the VAE has.
+    """
+    return _rename(name, _vae(levels))
 
 
 def vae_from_diffusers(name: str) -> str:
@@ -129,6 +137,11 @@ def text_from_any(name: str) -> str | None:
     """Any spelling of a text encoder's tensor -> without its prefixes; None if it is none."""
     ours = name[TEXT_PREFIX.match(name).end() :]
     return ours if TEXT_NAME.match(ours) else None
+
+
+@cache
+def _vae(levels: int) -> dict[str, str]:
+    return dict(_open(_vae_modules(levels), VAE_RESNET, VAE_ATTENTION)) | OLD_VAE
 
 
 def _rename(name: str, modules: dict[str, str]) -> str | None:

@@ -65,6 +65,16 @@ def locate(text: str, base: Path = Path(), revision: str | None = None) -> tuple
     return folder, [] if any(folder.has(part) for part in PARTS) else layout.only_checkpoint(folder)
 
 
+def part_config(text: str, part: str, base: Path = Path(), revision: str | None = None) -> dict[str, Any]:
+    """The config.json of a source's part; {} where none came with it. Nothing else is downloaded."""
+    if isinstance(source.parse(text, base, revision), source.Civitai):  # a single file
+        return {}
+    folder, names = locate(text, base, revision)
+    if not names:
+        return layout.config(folder.folder(part))
+    return layout.config(folder) if layout.is_part(names[0]) else {}
+
+
 def open_folder(text: str, base: Path = Path(), revision: str | None = None) -> Folder:
     """A source string that means a folder, here or on the Hub."""
     found = source.parse(text, base, revision)

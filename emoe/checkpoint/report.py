@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from emoe.checkpoint.architecture import tells_all
 from emoe.checkpoint.contents import PARTS
 from emoe.checkpoint.detect import SEGMOE
 from emoe.checkpoint.download import file_sha256
@@ -29,6 +30,10 @@ def report(source: str) -> dict[str, Any]:
     parts = {name: _part(part) if (part := found.parts.get(name)) else None for name in PARTS}
     refused = found.kind.remedy and f"{found.source} is {found.kind.name}: {found.kind.remedy}"
     if not refused:
+        part = found.parts["unet"]
+        if not tells_all(part.shapes, part.config):
+            part.config = {"attention_head_dim": 1, "norm_num_groups": 1}  # which go with all widths
+            parts["unet"]["expert_only"] = True
         parts["unet"]["problem"] = refused = _problem(lambda: load_unet(found))
     if "text_encoder" in found.parts:
         parts["text_encoder"]["problem"] = _problem(lambda: _try_text(found))
@@ -56,7 +61,8 @@ def report(source: str) -> dict[str, Any]:
 
 def _part(part: Part) -> dict[str, Any]:
     dtypes = part.dtypes
-    return {"tensors": len(part.places), "parameters": sum(dtypes.values()), "dtypes": list(dtypes), "problem": None}
+    told = {"tensors": len(part.places), "parameters": sum(dtypes.values()), "dtypes": list(dtypes)}
+    return told | {"problem": None, "expert_only": False}
 
 
 def _problem(attempt: Callable[[], object]) -> str | None:

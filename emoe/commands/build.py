@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from emoe.commands.options import add_machine, add_weights, be_verbose
 from emoe.errors import EmoeError
 from emoe.terminal import say
+from emoe.whole import check_new
 
 DESCRIPTION = """\
 Writes the mixture of weights.toml to a folder that SegMoE loads, and that emoe loads under `segmoe`. The hidden gate's
@@ -32,13 +32,12 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     be_verbose(options)
+    if not options.out:
+        raise EmoeError("--out is empty; name a folder")
     folder = Path(options.out)
-    if folder.exists():
-        raise EmoeError(f"{folder} is there already; name another with --out")
-    if not os.access(folder.parent, os.W_OK):
-        raise EmoeError(f"cannot write {folder}: there is no folder {folder.parent}, or it is read-only")
+    check_new(folder)
 
-    import torch  # takes seconds; the mistake above need not wait
+    import torch  # takes seconds; the mistakes above need not wait
 
     from emoe.checkpoint.source import plain
     from emoe.config import read_weights

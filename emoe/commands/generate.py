@@ -10,12 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from emoe.commands.options import add_machine, add_prompts, add_weights, be_verbose, rows_of, show_json, texts_of
+from emoe.commands.options import (
+    add_machine,
+    add_prompts,
+    add_reference,
+    add_weights,
+    be_verbose,
+    reference_of,
+    rows_of,
+    show_json,
+    texts_of,
+)
 from emoe.errors import EmoeError
 from emoe.records import Record, RecordFile
 from emoe.terminal import say, show, visible
 
 if TYPE_CHECKING:
+    from emoe.reference import Reference
     from emoe.scores import Scores
 
 DESCRIPTION = """\
@@ -32,6 +43,8 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="DIR", required=True, help="where images and generations.jsonl go")
     parser.add_argument("--mode", choices=("emoe", "fast", "mixture"), default="emoe")
     parser.add_argument("--max-uncertainty", type=float, metavar="U", help="no image above this uncertainty")
+    add_reference(parser)
+    parser.add_argument("--max-percentile", type=float, metavar="P", help="the same, as a percentage of the reference")
     parser.add_argument("--scheduler", choices=("ddim", "ddpm", "dpm++"), default="ddim")
     parser.add_argument("--steps", type=int, default=25, help="(default: %(default)s)")
     parser.add_argument("--guidance", type=float, default=7.5, help="1 is none (default: %(default)s)")
@@ -50,25 +63,32 @@ def run(options: argparse.Namespace) -> int:
 
     from emoe.config import read_weights  # these take seconds; the mistakes above need not wait
     from emoe.device import choose
-    from emoe.gallery import RECORDS, draw_sheets, intact, make_folder, save
+    from emoe.gallery import RECORDS, check_sheets, draw_sheets, intact, make_folder, save
     from emoe.generations import Recipe
     from emoe.pipeline import EMoE, check_batch_size
 
     keys = ("mode", "scheduler", "steps", "guidance", "seed", "size", "max_uncertainty")
-    recipe = Recipe(**{key: getattr(options, key) for key in keys})
+    reference = reference_of(options)
+    recipe = Recipe(**{key: getattr(options, key) for key in keys} | _limit(options, reference))
+    if reference and recipe.mode == "mixture":
+        raise EmoeError("mode 'mixture' measures no uncertainty to compare; choose 'fast' or 'emoe'")
     if options.maps and recipe.mode == "mixture":
         raise EmoeError("mode 'mixture' has no map to draw; choose 'fast' or 'emoe'")
     if options.batch_size is not None:
         check_batch_size(options.batch_size)
     weights, machine = read_weights(options.weights), choose(options.device, options.dtype)
     folder = make_folder(options.out)
+    if recipe.mode == "emoe":
+        check_sheets(folder)
     file = RecordFile(folder / RECORDS, rows)
-    told = asdict(recipe) | {"maps": options.maps}
+    told = asdict(recipe) | {"maps": options.maps, "reference": reference.mark if reference else None}
     file.check({key: value for key, value in told.items() if key != "size" or value})
     model = EMoE.from_weights(weights, device=machine[0], dtype=machine[1])
     recipe = model.at_own_size(recipe)
     file.check({"size": recipe.size, "mixture": model.mixture, "vae": model.vae_mark})
     file.keep(intact(folder, file.records))
+    if reference:
+        reference.check(model.mixture, recipe.reading)
 
     records, todo = list(file.records), rows[len(file.records) :]
     write = show_json if options.json else _Table().write
@@ -77,6 +97,7 @@ def run(options: argparse.Namespace) -> int:
         watch = _on_bar(bar)
         for generation in model.stream_images(*texts_of(todo), recipe, options.batch_size, watch):
             record = rows[len(records)] | save(folder, len(records) + 1, generation, options.maps)
+            record |= reference.told(record["uncertainty"]) if reference else {}
             file.write([record])
             write([record])
             records.append(record)
@@ -88,6 +109,17 @@ def run(options: argparse.Namespace) -> int:
     halted = sum(record["halted"] for record in records)
     say(f"{len(records) - halted} prompts drawn and {halted} halted, in {folder}")
     return HALTED if halted else 0
+
+
+def _limit(options: argparse.Namespace, reference: Reference | None) -> dict[str, float]:
+    """--max-percentile as an uncertainty."""
+    if options.max_percentile is None:
+        return {}
+    if reference is None:
+        raise EmoeError("--max-percentile is a percentage of a reference; name one with --reference")
+    if options.max_uncertainty is not None:
+        raise EmoeError("--max-percentile and --max-uncertainty are two limits; give one")
+    return {"max_uncertainty": reference.limit(options.max_percentile)}
 
 
 def _on_bar(bar: tqdm) -> Callable[[Scores | None], None]:

@@ -66,6 +66,8 @@ def _usable(found: dict[str, Any]) -> str:
         return f"no: {found['refused']}"
     if found["mixture"]:
         return "under segmoe"
+    if found["parts"]["unet"]["expert_only"]:
+        return "as an expert; as base not, for it comes without the config.json that tells its heads and groups"
     if not text:
         return "as an expert; as base with another text_encoder"
     return f"as an expert; as base with another text_encoder: {text['problem']}" if text["problem"] else "yes"

@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from typing import TYPE_CHECKING
 
 from emoe.errors import EmoeError
 from emoe.prompts import Prompt, check_text, read_prompts
 from emoe.records import Record
 from emoe.terminal import show
+
+if TYPE_CHECKING:
+    from emoe.reference import Reference
+    from emoe.scores import Reading
 
 
 def add_prompts(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +25,39 @@ def add_prompts(parser: argparse.ArgumentParser) -> None:
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", default="weights.toml", metavar="FILE", help="the mixture (default: %(default)s)")
+    parser.add_argument(
+        "--weights",
+        default="weights.toml",
+        metavar="FILE",
+        help="the mixture (default: %(default)s); miniature, miniature-bootstrap: small ones that are shipped",
+    )
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Where and how the number is read."""
+    parser.add_argument("--seed", type=int, default=0, help="of the starting noise (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="average over so many noises, from --seed on")
+    parser.add_argument("--steps", type=int, default=25, help="read the first step of so many (default: %(default)s)")
+    parser.add_argument("--timestep", type=int, metavar="T", help="read at this timestep instead, 0 to 999")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="image side (default: the checkpoint's own)")
+    parser.add_argument("--read-out", choices=("post", "pre"), default="post", help="after or before the mid-block")
+
+
+def reading_of(options: argparse.Namespace) -> Reading:
+    from emoe.scores import Reading  # torch takes seconds; mistakes that are seen without it need not wait
+
+    others = {key: getattr(options, key) for key in ("seed", "seeds", "size", "read_out")}
+    return Reading.of(options.steps, options.timestep, **others)
+
+
+def add_reference(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reference", metavar="FILE.json", help="say how each prompt compares; from emoe calibrate")
+
+
+def reference_of(options: argparse.Namespace) -> Reference | None:
+    from emoe.reference import load_reference
+
+    return None if options.reference is None else load_reference(options.reference)
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:

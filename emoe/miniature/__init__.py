@@ -1,15 +1,10 @@
 """A miniature Stable Diffusion family on a synthetic world, where coverage is a dial that we set.
 
 Nobody knows what real checkpoints were trained on; of these it is known exactly. `world.py` (scenes, dials),
-`languages.py` (captions), `render.py` (pictures), `train/` (how the weights came about), `weights/` (the weights).
+`languages.py` (captions), `render.py` (pictures), `judge.py` and `clip.py` (is a picture right?), `train/` (how the
+weights came about), `weights/` (the weights; `emoe.config.SHIPPED` names their two families).
 """
 
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
-
-# What --weights takes besides a file's name.
-FAMILIES = {
-    "miniature": WEIGHTS / "style.toml",  # each expert fine-tuned on a drawing style of its own, as on Civitai
-    "miniature-bootstrap": WEIGHTS / "bootstrap.toml",  # each on its own resample of the world's concepts
-}

@@ -53,10 +53,10 @@ class World:
     languages: Mapping[str, float] = field(
         default_factory=lambda: {
             "English": 1.0,
-            "Spanish": 0.3,
-            "German": 0.1,
-            "French": 0.03,
-            "Finnish": 0.01,
+            "Spanish": 0.1,
+            "German": 0.01,
+            "French": 0.003,
+            "Finnish": 0.001,
             "Turkish": 0.0,
             "Hungarian": 0.0,
         }

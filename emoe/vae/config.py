@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+LEVELS = range(2, 7)  # how many a VAE may have; SD1.5's has 4
+
 
 @dataclass(frozen=True)
 class VAEConfig:
@@ -12,3 +14,8 @@ class VAEConfig:
     groups: int = 32
     latent_channels: int = 4
     scaling: float = 0.18215  # brings latents to the unit variance that the UNet was trained on
+
+    @property
+    def pixels(self) -> int:
+        """Image pixels to a latent pixel's side: every level but the last halves the resolution."""
+        return 2 ** (len(self.channels) - 1)

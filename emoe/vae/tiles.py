@@ -11,22 +11,21 @@ from itertools import product
 import torch
 from torch import Tensor
 
-PIXELS = 8  # of an image, to a latent pixel's side
 
+def tiled(decode: Callable[[Tensor], Tensor], z: Tensor, pixels: int, size: int = 64, overlap: int = 16) -> Tensor:
+    """`decode` of z (b, c, h, w) -> (b, 3, pixels·h, pixels·w), in tiles of `size` latent pixels a side.
 
-def tiled(decode: Callable[[Tensor], Tensor], z: Tensor, size: int = 64, overlap: int = 16) -> Tensor:
-    """`decode` of z (b, c, h, w) -> (b, 3, 8h, 8w), in tiles of `size` latent pixels a side.
-
-    Tiles overlap by `overlap` or more latent pixels, over which each fades linearly into the next.
+    pixels: the image's, to a latent pixel's side. Tiles overlap by `overlap` or more latent pixels, over which each
+    fades linearly into the next.
     """
     b, _, h, w = z.shape
-    image = torch.zeros(b, 3, PIXELS * h, PIXELS * w, device=z.device)
-    total = torch.zeros(PIXELS * h, PIXELS * w, device=z.device)
+    image = torch.zeros(b, 3, pixels * h, pixels * w, device=z.device)
+    total = torch.zeros(pixels * h, pixels * w, device=z.device)
     for top, left in product(starts(h, size, overlap), starts(w, size, overlap)):
         tile = decode(z[:, :, top : top + size, left : left + size])
-        down, across = (ramp(length, PIXELS * overlap).to(z.device) for length in tile.shape[-2:])
+        down, across = (ramp(length, pixels * overlap).to(z.device) for length in tile.shape[-2:])
         weight = down[:, None] * across
-        place = (..., slice(PIXELS * top, PIXELS * (top + size)), slice(PIXELS * left, PIXELS * (left + size)))
+        place = (..., slice(pixels * top, pixels * (top + size)), slice(pixels * left, pixels * (left + size)))
         image[place] += weight * tile
         total[place] += weight
     return (image / total).to(z.dtype)

@@ -1,6 +1,7 @@
 """The SD1.5 autoencoder: images to latents, which the UNet works on, and back.
 
-Axes: b images, c channels, H W image pixels, h w latent pixels, 8 of the former to one of the latter.
+Axes: b images, c channels, H W image pixels, h w latent pixels, `config.pixels` of the former to one of
+the latter.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from emoe.vae.blocks import DownBlock, MidBlock, UpBlock, norm
 from emoe.vae.config import VAEConfig
 from emoe.vae.tiles import tiled
 
-LARGE = 96  # latent pixels a side (768 image pixels); above, images are decoded in tiles
+LARGE = 96  # latent pixels a side (SD1.5's 768 image pixels); above, images are decoded in tiles
 
 
 class Encoder(nn.Module):
@@ -70,15 +71,15 @@ class VAE(nn.Module):
         self.decoder = Decoder(config)
 
     def encode(self, image: Tensor) -> Tensor:
-        """Image (b, 3, H, W) in [-1, 1], H and W multiples of 8 -> latents (b, 4, H/8, W/8): the mean, no sample."""
+        """Image (b, 3, H, W) in [-1, 1], H and W multiples of `config.pixels` -> latents (b, 4, h, w): the mean."""
         x = image.to(self.quant_conv.weight)
         mean, _ = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
         return mean * self.config.scaling
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (b, 4, h, w) -> image (b, 3, 8h, 8w); [-1, 1] is black to white, and may be overshot."""
+        """Latents (b, 4, h, w) -> image (b, 3, H, W); [-1, 1] is black to white, and may be overshot."""
         z = latents.to(self.post_quant_conv.weight) / self.config.scaling
-        return tiled(self._decode, z) if max(z.shape[-2:]) > LARGE else self._decode(z)
+        return tiled(self._decode, z, self.config.pixels) if max(z.shape[-2:]) > LARGE else self._decode(z)
 
     def _decode(self, z: Tensor) -> Tensor:
         return self.decoder(self.post_quant_conv(z))

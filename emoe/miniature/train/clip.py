@@ -7,19 +7,18 @@ Axes: b pairs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy
 import torch
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from emoe.miniature.clip import LENGTH, tokens
 from emoe.miniature.render import SIDE
 from emoe.miniature.train.data import Examples, captions
 from emoe.miniature.train.fit import Log, fit
 from emoe.miniature.world import World
 
-WIDTH, LENGTH = 64, 77
+WIDTH = 64
 
 
 def train_clip(
@@ -36,14 +35,6 @@ def train_clip(
         return clip(input_ids=ids, pixel_values=examples.pixels(rows), return_loss=True).loss
 
     return fit(clip, loss, steps, 1.5e-3, "clip", log, average=0.99)
-
-
-def tokens(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
-    """(b, n), padded with end tokens: nothing before them sees what comes after."""
-    rows = tokenizer(list(texts))["input_ids"]
-    longest = min(LENGTH, max(map(len, rows)))
-    end = tokenizer.eos_token_id
-    return torch.tensor([[*row[: longest - 1], end] + [end] * (longest - 1 - len(row[: longest - 1])) for row in rows])
 
 
 def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:

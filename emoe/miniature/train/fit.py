@@ -58,6 +58,8 @@ def fit(
         with torch.no_grad():
             for mean, now in zip(kept.parameters(), network.parameters(), strict=True):
                 mean.lerp_(now, 1 - decay)
+            for mean, now in zip(kept.buffers(), network.buffers(), strict=True):
+                mean.copy_(now)
         recent.append(value.item())
         if (step + 1) % REPORT == 0 or step + 1 == steps:
             log(stage, step=step + 1, loss=round(sum(recent) / len(recent), 5))

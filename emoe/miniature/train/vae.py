@@ -16,7 +16,8 @@ from emoe.miniature.train.fit import Log, fit
 from emoe.vae import VAE, VAEConfig
 
 CONFIG = VAEConfig(channels=(8, 16, 32), groups=4, scaling=1.0)
-KL = 1e-4  # what a nat of latent information costs, in squared error of pixels
+KL = 1e-6  # what a nat of latent information costs, in squared error of pixels
+THINGS = 8.0  # how much a pixel of a thing counts, beside one of the background, of which there are many more
 
 
 def train_vae(examples: Examples, seed: int, log: Log, steps: int, batch: int = 24) -> VAE:
@@ -32,9 +33,11 @@ def train_vae(examples: Examples, seed: int, log: Log, steps: int, batch: int = 
         z = mean + (0.5 * log_variance).exp() * torch.randn(mean.shape)
         y = vae.decoder(vae.post_quant_conv(z))
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        return (y - x).square().mean() + 0.2 * (y - x).abs().mean() + KL * kl
+        weight = 1 + (THINGS - 1) * ((x - x[:, :, :1, :1]).abs().amax(dim=1, keepdim=True) > 0.06)
+        error = weight * ((y - x).square() + 0.2 * (y - x).abs())
+        return error.mean() + KL * kl
 
-    return fit(vae, loss, steps, 2e-3, "vae", log, average=0.99)
+    return fit(vae, loss, steps, 3e-3, "vae", log, average=0.99)
 
 
 def scaled(vae: VAE, examples: Examples) -> VAEConfig:

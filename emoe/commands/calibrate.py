@@ -1,0 +1,70 @@
+"""emoe calibrate: the scores of a list of ordinary prompts, for others to be compared with."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from emoe.commands.options import (
+    add_machine,
+    add_prompts,
+    add_reading,
+    add_weights,
+    be_verbose,
+    reading_of,
+    rows_of,
+    texts_of,
+)
+from emoe.errors import EmoeError
+from emoe.terminal import say, show
+
+DESCRIPTION = """\
+Keeps how uncertain the mixture is about a list of prompts like those that it is used for. With that file, emoe score
+--reference says how a prompt compares, and emoe generate --reference --max-percentile 90 halts the most uncertain.
+"""
+FEW = 100  # prompts; with fewer, a percentile is a rough one
+
+
+def add_to(commands: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser("calibrate", help="keep a list's scores as a reference", description=DESCRIPTION)
+    add_prompts(parser)
+    add_weights(parser)
+    add_reading(parser)
+    add_machine(parser)
+    parser.add_argument("--out", metavar="FILE.json", required=True, help="the reference")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    be_verbose(options)
+    rows = rows_of(options)
+    path = Path(options.out)
+    if not path.parent.is_dir():
+        raise EmoeError(f"cannot write {path}: there is no folder {path.parent}")
+
+    from emoe.pipeline import EMoE, check_batch_size
+    from emoe.reference import Reference, load_reference, quantiles, save_reference
+
+    if path.exists():
+        load_reference(path)  # nothing else is replaced
+    reading = reading_of(options)
+    if options.batch_size is not None:
+        check_batch_size(options.batch_size)
+    model = EMoE.from_toml(options.weights, device=options.device, dtype=options.dtype)
+    values: list[float] = []
+    with tqdm(total=len(rows), unit="prompt", disable=not sys.stderr.isatty()) as bar:
+        for batch in model.stream(*texts_of(rows), reading, options.batch_size):
+            values += [record["uncertainty"] for record in batch.records()]
+            bar.update(len(values) - bar.n)
+    save_reference(Reference(sorted(values), model.mixture, model.at_own_size(reading)), path)
+    if len(values) < FEW:
+        say(f"{len(values)} prompts make a rough reference; a few hundred make a good one")
+    for share, value in quantiles(values).items():
+        show(f"{value:>11.4g}  is not exceeded by {share} % of {len(values)} prompts")
+    say(f"the reference is {path}")
+    return 0

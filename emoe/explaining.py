@@ -1,0 +1,116 @@
+"""Why is a prompt uncertain? Leave words out and see what the number does, beside what the noise alone does to it.
+
+Axes: s seeds, v variants of the prompt (the whole one first), e experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emoe.errors import EmoeError
+from emoe.gate import PromptGate
+from emoe.pipeline import EMoE
+from emoe.scores import Reading, Scores, join
+
+MOST_WORDS = 77  # CLIP sees no more
+
+
+@dataclass(frozen=True)
+class Change:
+    """What leaving out some words does to the uncertainty."""
+
+    words: str
+    raises: float  # uncertainty of the whole prompt less that without these words: above 0, they raise it
+    error: float  # standard error of that over the seeds
+
+    @property
+    def clear(self) -> bool:
+        """Whether it stands out of the noise: two standard errors."""
+        return abs(self.raises) > 2 * self.error
+
+
+@dataclass(frozen=True)
+class Explanation:
+    prompt: str
+    uncertainty: float  # mean over the seeds
+    spread: float  # standard deviation over the seeds
+    aleatoric: float  # what the noise decides; in the unit of eu
+    eu: float
+    changes: list[Change]  # single words, then pairs of neighbours, each as in the prompt
+    map: Tensor  # (h, w) where in the picture the paths disagree, mean over the seeds
+    weights: list[float] | None  # the route; None with the hidden gate
+    similarities: list[float] | None  # the logits behind it; None but for the prompt gate
+
+    def record(self) -> dict[str, Any]:
+        """JSON-ready."""
+        changes = [{"words": c.words, "raises": c.raises, "error": c.error, "clear": c.clear} for c in self.changes]
+        own = {key: value for key, value in vars(self).items() if key not in ("changes", "map")}
+        return own | {"changes": changes, "map": self.map.tolist()}
+
+
+def explain(model: EMoE, prompt: str, negative: str = "", reading: Reading | None = None) -> Explanation:
+    """All variants of a prompt under all seeds of the reading (default: four from 0 on).
+
+    The same noises for every variant, so that differences are the words'. EmoeError for fewer than two seeds.
+    """
+    reading = reading or Reading(seeds=4)
+    check_seeds(reading)
+    words = prompt.split()
+    if len(words) > MOST_WORDS:
+        raise EmoeError(f"the prompt has {len(words)} words; no text encoder sees more than {MOST_WORDS}")
+    parts = list(_parts(words))
+    variants = [prompt, *(" ".join(words[:start] + words[end:]) for start, end in parts)]
+
+    runs = [_scores(model, variants, negative, replace(reading, seed=reading.seed + i)) for i in range(reading.seeds)]
+    uncertainty = torch.stack([run.uncertainty for run in runs]).double()  # (s, v)
+    raises = uncertainty[:, :1] - uncertainty[:, 1:]
+    count = reading.seeds
+    errors = ((raises - raises.mean(dim=0)).square().sum(dim=0) / (count - 1) / count).sqrt()
+    whole = model.score([prompt], negative, **_options(reading))
+    return Explanation(
+        prompt=prompt,
+        uncertainty=uncertainty[:, 0].mean().item(),
+        spread=uncertainty[:, 0].std().item(),
+        aleatoric=whole.aleatoric.item(),
+        eu=whole.eu.item(),
+        changes=[
+            Change(" ".join(words[start:end]), change, error)
+            for (start, end), change, error in zip(parts, raises.mean(dim=0).tolist(), errors.tolist(), strict=True)
+        ],
+        map=whole.map[0],
+        weights=None if whole.weights is None else whole.weights[0].tolist(),
+        similarities=_similarities(model, prompt, negative),
+    )
+
+
+def check_seeds(reading: Reading) -> None:
+    if reading.seeds < 2:
+        raise EmoeError("what noise does to the number takes two seeds or more; set --seeds")
+
+
+def _parts(words: list[str]) -> Iterator[tuple[int, int]]:
+    """Single words and pairs of neighbours, as (start, end); never the whole prompt."""
+    for length in (1, 2):
+        if length < len(words):
+            yield from ((start, start + length) for start in range(len(words) - length + 1))
+
+
+def _scores(model: EMoE, variants: list[str], negative: str, reading: Reading) -> Scores:
+    return join(list(model.stream(variants, negative, replace(reading, seeds=1), batch_size=8)))
+
+
+def _options(reading: Reading) -> dict[str, Any]:
+    return {key: getattr(reading, key) for key in ("seed", "seeds", "timestep", "size", "read_out")}
+
+
+def _similarities(model: EMoE, prompt: str, negative: str) -> list[float] | None:
+    """The prompt gate's logits: how like the experts' descriptors the prompt is."""
+    if not isinstance(model.gate, PromptGate):
+        return None
+    said = model.encode([negative]) if negative else None
+    return model.gate.logits(model.encode([prompt]), said)[0].tolist()

@@ -1,0 +1,98 @@
+"""A reference: how uncertain a mixture is about a list of ordinary prompts. Beside it a single score gets a meaning."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from emoe.errors import EmoeError
+from emoe.scores import Reading
+from emoe.whole import whole
+
+REMEDY = "make it with emoe calibrate"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Belongs to one mixture and one reading, and is compared with scores of no other."""
+
+    uncertainty: list[float]  # ascending
+    mixture: str
+    reading: Reading  # has a size
+
+    def percentile(self, uncertainty: float) -> float:
+        """Percent of the reference that is less uncertain; what is equal counts half."""
+        below = numpy.searchsorted(self.uncertainty, uncertainty, side="left")
+        upto = numpy.searchsorted(self.uncertainty, uncertainty, side="right")
+        return round(50.0 * float(below + upto) / len(self.uncertainty), 2)
+
+    def told(self, uncertainty: float) -> dict[str, Any]:
+        """What a record says of it."""
+        return {"percentile": self.percentile(uncertainty), "reference": self.mark}
+
+    @property
+    def mark(self) -> str:
+        """Eight digits that tell two references apart."""
+        return sha256(repr(self).encode()).hexdigest()[:8]
+
+    def limit(self, percentile: float) -> float:
+        """The uncertainty that so many percent of the reference do not exceed."""
+        if not 0 <= percentile <= 100:
+            raise EmoeError(f"the percentile is {percentile}; it must lie between 0 and 100")
+        return float(numpy.percentile(self.uncertainty, percentile, method="inverted_cdf"))
+
+    def check(self, mixture: str, reading: Reading) -> None:
+        """EmoeError unless scores of this mixture and reading compare with it."""
+        ours = asdict(self.reading) | {"mixture": self.mixture}
+        theirs = asdict(reading) | {"mixture": mixture}
+        for key, value in ours.items():
+            if theirs[key] != value:
+                raise EmoeError(
+                    f"the reference was made with {key} {value}, this run has {theirs[key]}: its scores do not "
+                    f"compare; {REMEDY}, with this run's options"
+                )
+
+
+def save_reference(reference: Reference, path: Path) -> None:
+    """As JSON; whole or not at all."""
+    told = {"emoe": "reference", "mixture": reference.mixture, **asdict(reference.reading)}
+    told["uncertainty"] = reference.uncertainty
+    with whole(path) as new:
+        new.write_text(json.dumps(told) + "\n", encoding="utf-8")
+
+
+def load_reference(path: str | Path) -> Reference:
+    """EmoeError for anything that `save_reference` did not write."""
+    try:
+        told = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise EmoeError(f"cannot read the reference {path}: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        values, mixture = told.pop("uncertainty"), told.pop("mixture")
+        if told.pop("emoe") != "reference" or not _ascending(values) or not isinstance(mixture, str):
+            raise ValueError
+        reading = Reading(**told)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise EmoeError(f"{path} is not a reference; {REMEDY}") from error
+    return Reference(values, mixture, reading)
+
+
+def _ascending(values: Any) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) > 0
+        and all(type(value) is float for value in values)
+        and numpy.isfinite(values).all()
+        and all(numpy.diff(values) >= 0)
+    )
+
+
+def quantiles(values: Sequence[float], shares: Sequence[int] = (5, 25, 50, 75, 95)) -> dict[int, float]:
+    """Percent -> the value that so many do not exceed."""
+    return {share: float(numpy.percentile(values, share, method="inverted_cdf")) for share in shares}

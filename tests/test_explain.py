@@ -1,0 +1,77 @@
+"""What leaving words out does to a prompt's uncertainty."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+import torch
+
+from emoe import EMoE, EmoeError
+from emoe.explaining import explain
+from emoe.scores import Reading
+
+PROMPT = "a red bus  at night"
+READING = Reading(seed=3, seeds=3, size=64)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> EMoE:
+    from random_experts import write_mixture
+
+    return EMoE.from_toml(write_mixture(tmp_path_factory.mktemp("experts")))
+
+
+@pytest.fixture(scope="module")
+def found(model):
+    return explain(model, PROMPT, reading=READING)
+
+
+def test_every_word_and_every_pair_of_neighbours(found):
+    words = PROMPT.split()
+    pairs = [f"{a} {b}" for a, b in itertools.pairwise(words)]
+    assert [change.words for change in found.changes] == words + pairs
+
+
+def test_differences_are_those_of_separate_scores(model, found):
+    runs = [model.score([PROMPT, "a red at night"], seed=seed, size=64).uncertainty for seed in (3, 4, 5)]
+    differences = torch.stack([run[0] - run[1] for run in runs])
+    bus = next(change for change in found.changes if change.words == "bus")
+    assert bus.raises == pytest.approx(differences.mean().item(), rel=1e-3)
+    assert bus.error == pytest.approx(differences.std().item() / 3**0.5, rel=1e-2)
+    assert bus.clear == (abs(bus.raises) > 2 * bus.error)
+    assert found.uncertainty == pytest.approx(sum(run[0].item() for run in runs) / 3, rel=1e-4)
+
+
+def test_the_parts_of_the_number(model, found):
+    whole = model.score([PROMPT], seed=3, seeds=3, size=64)
+    assert found.eu == pytest.approx(whole.eu.item())
+    assert found.aleatoric == pytest.approx(whole.aleatoric.item())
+    assert torch.equal(found.map, whole.map[0])
+    assert found.weights == pytest.approx(whole.weights[0].tolist())
+    top = sorted(range(4), key=lambda i: -found.similarities[i])[:2]
+    assert {i for i, weight in enumerate(found.weights) if weight} == set(top)
+
+
+def test_what_cannot_be_explained(model):
+    with pytest.raises(EmoeError, match="two seeds"):
+        explain(model, PROMPT, reading=Reading(size=64))
+    with pytest.raises(EmoeError, match="words"):
+        explain(model, "a " * 78, reading=READING)
+    assert explain(model, "bus", reading=READING).changes == []
+
+
+def test_the_command(run, weights):
+    arguments = ("explain", "a red bus", "--weights", str(weights), "--size", "64", "--seeds", "2")
+    code, out, err = run(*arguments)
+    assert (code, err) == (0, "")
+    assert "raises it by" in out
+    assert "red bus" in out
+    assert "similarity" in out
+    code, out, _ = run(*arguments, "--json")
+    assert code == 0
+    assert {"prompt", "uncertainty", "changes", "map", "weights"} <= set(json.loads(out))
+    code, _, err = run("explain", "a red bus", "--weights", str(weights), "--seeds", "1")
+    assert code == 2
+    assert "two seeds" in err
