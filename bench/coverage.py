@@ -28,7 +28,7 @@ from coverage_report import Report
 from coverage_settings import FULL, SMALL, Plan, Row, candidates, choose
 from coverage_store import Store
 
-from emoe.miniature import FAMILIES
+from emoe.config import SHIPPED
 from emoe.miniature.world import World
 
 QUESTION = "Does uncertainty rise where coverage falls?"
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where the report goes (default: bench/results; small: nowhere)")
     options = parser.parse_args()
     start = time.monotonic()
-    loads = {name: partial(Variant.load, path=path) for name, path in FAMILIES.items()}
+    loads = {name: partial(Variant.load, path=path) for name, path in SHIPPED.items()}
     with tempfile.TemporaryDirectory() as folder:
         work = options.work or (Path(folder) if options.small else Path("coverage-work"))
         out = options.out or (Path(folder) if options.small else RESULTS)
@@ -80,7 +80,9 @@ def experiment(
     chosen = choose(ranking)
     answers = {family.name: Answers(family, plan, chosen) for family in families}
     report = Report(QUESTION)
+    rows = [{"family": name} | row for name, answer in answers.items() for row in answer.summary(judges)]
     sections.setup(report, families, plan, world)
+    sections.short(report, rows)
     sections.choice(report, ranking, chosen)
     sections.languages(report, answers)
     sections.timesteps(report, answers, judges)
@@ -88,7 +90,6 @@ def experiment(
     sections.images(report, answers, judges)
     sections.beside(report, answers)
     sections.variants(report, answers)
-    rows = [{"family": name} | row for name, answer in answers.items() for row in answer.beside()]
     return report, rows
 
 

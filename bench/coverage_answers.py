@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from itertools import combinations
 
 import numpy
@@ -213,6 +214,7 @@ class Answers:
             rows.append({"number": label, "quartile": "trend", "prompts": len(at), "uncertainty": ""} | told)
         return rows
 
+    @cache  # noqa: B019 (as long-lived as the process)
     def rejects(self, judges: Callable[[], Judges]) -> list[Row]:
         """Which number knows beforehand that an image will not fit? Its error: what share of what was told is wrong."""
         _, found = self.drawn(judges)
@@ -268,6 +270,7 @@ class Answers:
 
     # Side by side ---------------------------------------------------------------------------------------------------
 
+    @cache  # noqa: B019
     def beside(self) -> list[Row]:
         """Every number at the first step, from the same noise; and the chosen ones."""
         found = {group: self.family.baselines("test", group) for group in ("languages", "pairs", "shape")}
@@ -286,6 +289,11 @@ class Answers:
             }
             for name, values in numbers.items()
         ]
+
+    def summary(self, judges: Callable[[], Judges]) -> list[Row]:
+        """Every number: what it knows of coverage, and of the image to come."""
+        error = {row["number"]: row["Spearman with error"] for row in self.rejects(judges)}
+        return [row | {"Spearman with image's error": error[row["number"]]} for row in self.beside()]
 
     def elsewhere(self) -> list[Row]:
         """The baselines that depend on the timestep, at the chosen one."""

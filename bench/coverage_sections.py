@@ -31,6 +31,15 @@ def setup(report: Report, families: list[Family], plan: Plan, world: World) -> N
     )
 
 
+def short(report: Report, rows: list[Row]) -> None:
+    report.section(
+        "In short",
+        "AUROC: 0.5 is chance. Spearman with coverage: the more negative, the better; with the image's error, the more "
+        "positive. `silence` is no disagreement: how little the prompt changes the mid-block at all.",
+    )
+    report.table([row for row in rows if row["number"] in ("paper", "best at the first step", "best", "silence")])
+
+
 def choice(report: Report, ranking: list[Row], chosen: Mapping[str, Setting]) -> None:
     report.section(
         "The choice, on validation prompts alone",
