@@ -138,6 +138,7 @@ def choose(rows: list[Row]) -> dict[str, Setting]:
     disagreements = set(ESTIMATORS) - {"silence"}
     return {
         "paper": PAPER,
+        "paper, more seeds": best(["eu"], lambda s: s.read_out == "post" and s.timestep == FIRST, more=True),
         "paper, best timestep": best(["eu"], lambda s: s.read_out == "post"),
         "relative, best timestep": best(["relative"], lambda s: s.read_out == "post"),
         "best at the first step": best(disagreements, lambda s: s.timestep == FIRST),
