@@ -20,6 +20,7 @@ LAYERS = [
     {"generating", "gallery", "save_segmoe"},
     {"pipeline"},
     {"miniature", "explaining"},
+    {"study"},
     {"commands"},
     {"__main__", ""},
 ]

@@ -1,0 +1,148 @@
+"""Where and how a number is read, how much is measured, and which setting the validation prompts choose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+from coverage_measure import FIRST, Family
+from coverage_prompts import Ask
+from coverage_store import Values
+
+from emoe.miniature.world import World
+from emoe.study.estimators import ESTIMATORS
+from emoe.study.statistics import auroc
+
+WELL = 0.1  # from this coverage on, a language counts as covered; between it and 0 lies what is seldom told
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how a number is read."""
+
+    estimator: str = "eu"
+    read_out: str = "post"
+    timestep: int = FIRST
+    seeds: int = 1
+
+    def of(self, family: Family, split: str, group: str, **others: Any) -> numpy.ndarray:
+        """(prompts,)"""
+        return self.combine([family.parts(split, group, self.timestep, seed, **others) for seed in range(self.seeds)])
+
+    def combine(self, seeds: list[Values]) -> numpy.ndarray:
+        part = {
+            name.removeprefix(f"{self.read_out} "): numpy.mean([values[name] for values in seeds], axis=0)
+            for name in seeds[0]
+            if name.startswith(f"{self.read_out} ")
+        }
+        return ESTIMATORS[self.estimator](part)
+
+    def __str__(self) -> str:
+        seeds = f", {self.seeds} seeds" if self.seeds > 1 else ""
+        return f"{self.estimator} ({self.read_out}) at {self.timestep}{seeds}"
+
+
+PAPER = Setting()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    splits: Mapping[str, Mapping[str, int]]  # specs of every group
+    timesteps: tuple[int, ...]
+    seeds: int
+    ablated: int  # specs in all languages for each variant of the mixture
+    drawn: Mapping[str, int]  # specs of every group that get images
+    alone: int  # specs in all languages whose paths go on alone to the end
+    steps: int  # of a run that draws
+    resamples: int
+
+
+FULL = Plan(
+    splits={
+        "validation": {"languages": 40},
+        "test": {"languages": 100, "pairs": 60, "shape": 60, "rare": 60, "shared": 40},
+    },
+    timesteps=(961, 841, 721, 601, 481, 361, 241, 121, 41),
+    seeds=4,
+    ablated=50,
+    drawn={"languages": 50, "pairs": 20, "shape": 30},
+    alone=10,
+    steps=25,
+    resamples=500,
+)
+SMALL = Plan(
+    splits={
+        "validation": {"languages": 3},
+        "test": {"languages": 5, "pairs": 4, "shape": 4, "rare": 4, "shared": 3},
+    },
+    timesteps=(961, 601),
+    seeds=2,
+    ablated=2,
+    drawn={"languages": 1, "pairs": 1, "shape": 1},
+    alone=1,
+    steps=5,
+    resamples=50,
+)
+
+
+# The choice ---------------------------------------------------------------------------------------------------------
+
+
+def well_or_not(world: World, asks: Iterable[Ask]) -> numpy.ndarray:
+    """(prompts,) 1 in a language that training never told, 0 in one it often did, nan in between."""
+    coverage = numpy.array([world.languages[ask.mention.language] for ask in asks])
+    return numpy.select([coverage == 0, coverage >= WELL], [1.0, 0.0], numpy.nan)
+
+
+def tell_apart(values: numpy.ndarray, positive: numpy.ndarray) -> float:
+    """AUROC of 1 against 0, without nan."""
+    known = ~numpy.isnan(positive)
+    return auroc(values[known], positive[known] == 1)
+
+
+def candidates(families: list[Family], plan: Plan) -> list[Row]:
+    """Every setting on the validation prompts, best first: AUROC of uncovered against covered languages.
+
+    With one seed, the mean over the AUROCs of the seeds one by one, which is what a user's one seed gives on average.
+    """
+    rows = []
+    for t in plan.timesteps:
+        readings = {f: [f.parts("validation", "languages", t, seed) for seed in range(plan.seeds)] for f in families}
+        for estimator in ESTIMATORS:
+            for read_out in ("post", "pre"):
+                for seeds in (1, plan.seeds):
+                    setting = Setting(estimator, read_out, t, seeds)
+                    found = {f.name: _on_validation(f, setting, readings[f]) for f in families}
+                    rows.append({"setting": setting} | found | {"mean": float(numpy.mean(list(found.values())))})
+    return sorted(rows, key=lambda row: -row["mean"])
+
+
+def _on_validation(family: Family, setting: Setting, readings: list[Values]) -> float:
+    positive = well_or_not(family.world, family.asks("validation", "languages"))
+    sets = [readings] if setting.seeds > 1 else [[one] for one in readings]
+    return float(numpy.mean([tell_apart(setting.combine(one), positive) for one in sets]))
+
+
+def choose(rows: list[Row]) -> dict[str, Setting]:
+    """The best on validation, over the families, by what it may cost: of disagreements, and of what is none."""
+
+    def best(estimators: Iterable[str], may: Callable[[Setting], bool] = lambda setting: True, more: bool = False):
+        fitting = (row["setting"] for row in rows)
+        return next(s for s in fitting if s.estimator in estimators and (s.seeds > 1) == more and may(s))
+
+    disagreements = set(ESTIMATORS) - {"silence"}
+    return {
+        "paper": PAPER,
+        "paper, more seeds": best(["eu"], lambda s: s.read_out == "post" and s.timestep == FIRST, more=True),
+        "paper, best timestep": best(["eu"], lambda s: s.read_out == "post"),
+        "relative, best timestep": best(["relative"], lambda s: s.read_out == "post"),
+        "best at the first step": best(disagreements, lambda s: s.timestep == FIRST),
+        "best": best(disagreements),
+        "best, more seeds": best(disagreements, more=True),
+        "silence": best(["silence"]),
+    }

@@ -1,0 +1,173 @@
+"""Every other number that needs no training, from the same noise and the same forward as the paper's.
+
+Higher is more uncertain, in all of them. Sources: PaiDE from Berry & Meger (arXiv 2308.13498) and DECU (Berry et al.,
+PMLR v244), over the posteriors that the paths' guided noise gives for the next latent; the gate's entropy, margin and
+spread as router scores of mixtures of experts are usually taken.
+
+Axes: b prompts, e experts (paths), r captions, c channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from emoe.gate import phi
+from emoe.model import Model
+from emoe.schedule import BARS, Prediction, ddim, ddpm, predict
+from emoe.study.observe import Observed, starting_noise
+from emoe.text import TextStates
+
+Baseline = Callable[[Observed], Tensor]  # (b,)
+
+
+# Variance over the paths, where they can be tapped -------------------------------------------------------------------
+
+
+def variance(x: Tensor) -> Tensor:
+    """(e, b, ...) -> (b,): over the paths, averaged over everything else; paths that agree give exactly 0."""
+    return (x - x[:1]).var(dim=0, correction=0).flatten(1).mean(dim=1)
+
+
+# PaiDE: the entropy of a mixture of Gaussians, as far as the components' distances show it ---------------------------
+
+
+def distances(seen: Observed, name: str) -> Tensor:
+    """(b, e, e) between the paths' distributions of the next latent, N(mean_i, sigma^2 I).
+
+    name: "KL" or "Bhattacharyya", with DDPM's mean and sigma (DDIM has none; nan at a run's last step, where sigma is
+    0); "W2", squared, with DDIM's mean.
+    """
+    if name == "W2":
+        return apart(next_latents(seen, ddim))
+    between = apart(next_latents(seen, ddpm))
+    return between / {"KL": 2, "Bhattacharyya": 8}[name] / sigma(seen) ** 2
+
+
+def paide(distance: Tensor, scale: float = 1.0) -> Tensor:
+    """(b, e, e) -> (b,): I = -mean_i ln mean_j exp(-D_ij / scale), between 0 and ln e.
+
+    scale: 1 is faithful, and saturates: one step of 25 brings every prompt to ln e.  The latent's dimension, or the
+    median distance over other prompts, keeps prompts apart.
+    """
+    count = distance.shape[-1]
+    return math.log(count) - (-distance / scale).logsumexp(dim=-1).mean(dim=-1)
+
+
+def mean_distance(distance: Tensor) -> Tensor:
+    """(b, e, e) -> (b,): over the pairs of different paths. Never saturates; of W2, it ranks as Var(z) does."""
+    count = distance.shape[-1]
+    return distance.sum(dim=(-2, -1)) / (count * (count - 1))
+
+
+def saturated(value: Tensor, experts: int, within: float = 1e-3) -> float:
+    """The share of prompts whose PaiDE has reached its largest value, ln e, and says no more."""
+    return float((value > math.log(experts) - within).double().mean())
+
+
+def next_latents(seen: Observed, step: Callable[..., Tensor]) -> Tensor:
+    """(e, b, 4, h, w) the mean of each path's next latent."""
+    return step([seen.timestep] * seen.steps, 0, seen.z, seen.now, None, lambda: torch.zeros_like(seen.z))
+
+
+def sigma(seen: Observed) -> float:
+    """The standard deviation that DDPM's next step adds."""
+    nothing = torch.zeros((), dtype=torch.float64)
+    none = Prediction(nothing, nothing)
+    return float(ddpm([seen.timestep] * seen.steps, 0, nothing, none, None, lambda: torch.ones_like(nothing)))
+
+
+def apart(x: Tensor) -> Tensor:
+    """(e, b, ...) -> (b, e, e): squared distances between paths, in float64."""
+    x = x.double().flatten(2).transpose(0, 1)  # (b, e, d)
+    return (x[:, :, None] - x[:, None]).square().sum(dim=-1)
+
+
+def _dimension(seen: Observed) -> int:
+    return seen.z[0].numel()
+
+
+def _paide(name: str, scaled: bool) -> Baseline:
+    return lambda seen: paide(distances(seen, name), _dimension(seen) if scaled else 1.0)
+
+
+# The gate ------------------------------------------------------------------------------------------------------------
+
+
+def entropy(p: Tensor) -> Tensor:
+    """(b, e) -> (b,), in nats."""
+    return torch.special.entr(p).sum(dim=-1)
+
+
+def margin(logits: Tensor) -> Tensor:
+    """1 - (the largest share - the next one), shares over all experts."""
+    first, second = logits.softmax(dim=-1).topk(2, dim=-1).values.unbind(dim=-1)
+    return 1 - (first - second)
+
+
+def spread(logits: Tensor) -> Tensor:
+    """A gate that tells experts apart is sure: minus the variance of its logits."""
+    return -logits.var(dim=-1, correction=0)
+
+
+# The tables ----------------------------------------------------------------------------------------------------------
+
+
+BASELINES: dict[str, Baseline] = {
+    "Var(m_pre)": lambda seen: variance(seen.m_pre),
+    "Var(m_post)": lambda seen: variance(seen.m_post),  # the paper's
+    "Var(z)": lambda seen: variance(next_latents(seen, ddim)),  # guided; ranks as Var(noise) does
+    "Var(noise)": lambda seen: variance(seen.unguided.noise),
+    **{f"PaiDE {name}": _paide(name, False) for name in ("KL", "Bhattacharyya", "W2")},
+    **{f"PaiDE {name}, D/d": _paide(name, True) for name in ("KL", "Bhattacharyya", "W2")},
+    "mean W2": lambda seen: mean_distance(distances(seen, "W2")),
+    "tokens": lambda seen: -seen.tokens.double(),  # shorter is more uncertain, as in the paper's Table 1
+}
+GATED: dict[str, Baseline] = {  # where the gate has logits
+    "gate entropy, all": lambda seen: entropy(seen.logits.softmax(dim=-1)),
+    "gate entropy, chosen": lambda seen: entropy(seen.weights),
+    "gate margin": lambda seen: margin(seen.logits),
+    "gate spread": lambda seen: spread(seen.logits),
+}
+
+
+class Calibration(NamedTuple):
+    """What is known from elsewhere: captions like those of training, and how far paths usually are apart."""
+
+    captions: Tensor  # (r, c) directions, as `Observed.direction`
+    distance: float  # the median W2 between two paths, over other prompts than those to be judged
+
+
+def calibration(captions: TextStates, seen: Observed) -> Calibration:
+    """captions: what training was told (or as like it as there is).  seen: prompts that are kept apart."""
+    between = distances(seen, "W2")
+    pairs = torch.triu_indices(*between.shape[-2:], offset=1)
+    return Calibration(phi(captions), float(between[:, pairs[0], pairs[1]].median()))
+
+
+CALIBRATED: dict[str, Callable[[Observed, Calibration], Tensor]] = {
+    # KL, Bhattacharyya and W2 are multiples of one another here, so that over their medians they are one
+    "PaiDE, D/median": lambda seen, known: paide(distances(seen, "W2"), known.distance),
+    "text to mean caption": lambda seen, known: 1 - seen.direction @ known.captions.mean(dim=0),
+    "text to nearest caption": lambda seen, known: 1 - (seen.direction @ known.captions.T).max(dim=-1).values,
+}
+
+
+@torch.inference_mode()
+def classifier_error(model: Model, text: TextStates, seen: Observed, timestep: int = 481, seed: int = 1000) -> Tensor:
+    """The diffusion classifier's error, for a prompt that has no image yet. (b,), mean square.
+
+    A diffusion classifier noises an image and asks how well the network finds the noise again, given the prompt. Before
+    generation there is no image, so this takes the one that the paths' mean predicts at the step observed (without
+    guidance), gives it fresh noise to `timestep`, and lets the ordinary mixture find that. One forward more.
+    """
+    image, fresh, bar = seen.unguided.image.mean(dim=0), starting_noise(model, seed), BARS[timestep]
+    z = (bar**0.5 * image + (1 - bar) ** 0.5 * fresh).to(model.dtype)
+    t = torch.tensor([timestep], device=model.device)
+    out = model.unet(z, t, text.states.to(model.dtype), model.route(text, None, split=False))
+    found = predict(z, out.noise, timestep, model.prediction).noise
+    return (found.float() - fresh).square().mean(dim=(1, 2, 3))

@@ -1,0 +1,171 @@
+"""Does a number rank what it should? Association, detection, selective use, trends, and how sure that is.
+
+One-dimensional arrays of n prompts in, floats out. What the data cannot answer (an empty group, values that are all
+equal) is nan, never an error: a report then has a gap where it would have had a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+Array = NDArray[Any]
+
+
+class Interval(NamedTuple):
+    """An estimate and its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+# Association ---------------------------------------------------------------------------------------------------------
+
+
+def pearson(x: ArrayLike, y: ArrayLike) -> float:
+    """Linear correlation."""
+    x, y = (v - v.mean() for v in (numpy.asarray(x, float), numpy.asarray(y, float)))
+    scale = ((x @ x) * (y @ y)) ** 0.5
+    return float(x @ y / scale) if scale > 0 else float("nan")
+
+
+def spearman(x: ArrayLike, y: ArrayLike) -> float:
+    """Rank correlation, ties sharing their mean rank."""
+    return pearson(stats.rankdata(x), stats.rankdata(y))
+
+
+def partial_spearman(x: ArrayLike, y: ArrayLike, given: ArrayLike) -> float:
+    """What is left of the rank correlation once `given` (a prompt's length, say) has explained its part of both."""
+    x, y, given = numpy.asarray(x), numpy.asarray(y), numpy.asarray(given)
+    xy, xz, yz = spearman(x, y), spearman(x, given), spearman(y, given)
+    if numpy.isnan([xz, yz]).any():  # a constant explains nothing
+        return xy
+    rest = (1 - xz**2) * (1 - yz**2)
+    return float((xy - xz * yz) / rest**0.5) if rest > 1e-12 else float("nan")
+
+
+class Trend(NamedTuple):
+    tau: float  # Kendall's tau-b of group against value: 1 rises, -1 falls
+    p: float  # two-sided
+
+
+def trend(groups: ArrayLike, values: ArrayLike) -> Trend:
+    """Do values rise over ordered groups? The Jonckheere-Terpstra test, which is Kendall's tau of group and value."""
+    found = stats.kendalltau(groups, values)
+    return Trend(float(found.statistic), float(found.pvalue))
+
+
+# Detection -----------------------------------------------------------------------------------------------------------
+
+
+def auroc(scores: ArrayLike, positive: ArrayLike) -> float:
+    """The chance that a positive prompt (one to be rejected) scores above another; equal scores count half.
+
+    scores: (n,), higher is more uncertain.  positive: (n,) bool.
+    """
+    positive = numpy.asarray(positive, bool)
+    n, p = len(positive), int(positive.sum())
+    if p in (0, n):
+        return float("nan")
+    ranks = stats.rankdata(scores)
+    return float((ranks[positive].sum() - p * (p + 1) / 2) / (p * (n - p)))
+
+
+# Selective use: prompts are accepted from the least uncertain on -----------------------------------------------------
+
+
+def risk_coverage(uncertainty: ArrayLike, error: ArrayLike) -> tuple[Array, Array]:
+    """(coverage, risk): the mean error of the k least uncertain prompts, k = 1 to n, and k/n.
+
+    Prompts of one uncertainty have no order, so each of them counts with their mean error.
+    """
+    uncertainty, error = numpy.asarray(uncertainty), numpy.asarray(error, float)
+    _, group = numpy.unique(uncertainty, return_inverse=True)
+    shared = numpy.bincount(group, error) / numpy.bincount(group)
+    k = numpy.arange(1, len(error) + 1)
+    return k / len(error), shared[numpy.sort(group)].cumsum() / k
+
+
+def aurc(uncertainty: ArrayLike, error: ArrayLike) -> float:
+    """The area under the risk-coverage curve: the mean of its n risks. Lower is better."""
+    return float(risk_coverage(uncertainty, error)[1].mean())
+
+
+def ause(uncertainty: ArrayLike, error: ArrayLike) -> float:
+    """The area between the sparsification curve and the one that errors themselves would give, over the mean error.
+
+    0: uncertainty sorts as the errors do.  It is the excess of `aurc`, in units of the mean error.
+    """
+    mean = float(numpy.mean(error))
+    return (aurc(uncertainty, error) - aurc(error, error)) / mean if mean > 0 else float("nan")
+
+
+# Groups by uncertainty -----------------------------------------------------------------------------------------------
+
+
+def quartile(uncertainty: ArrayLike) -> Array:
+    """(n,) 1 to 4: which quarter of the prompts each belongs to, 1 the least uncertain; ties go by order."""
+    order = numpy.argsort(uncertainty, kind="stable")
+    found = numpy.empty(len(order), int)
+    found[order] = numpy.arange(len(order)) * 4 // max(1, len(order)) + 1
+    return found
+
+
+def quartile_table(uncertainty: ArrayLike, **columns: ArrayLike) -> list[dict[str, float]]:
+    """A row a quartile: how many prompts, and the mean of the uncertainty and of every column."""
+    at = quartile(uncertainty)
+    told = {"uncertainty": uncertainty} | columns
+    return [
+        {"quartile": q, "prompts": int((at == q).sum())}
+        | {name: float(numpy.mean(numpy.asarray(values)[at == q])) for name, values in told.items()}
+        for q in sorted(set(at.tolist()))
+    ]
+
+
+# How sure ------------------------------------------------------------------------------------------------------------
+
+
+def bootstrap(
+    statistic: Callable[..., float],
+    *columns: ArrayLike,
+    clusters: ArrayLike | None = None,
+    strata: ArrayLike | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """`statistic(*columns)` and its percentile interval over resamples of the prompts.
+
+    clusters: (n,) labels of prompts that belong together (one scene told in seven languages, a pair) and are drawn
+    together: the scenes are the sample, not the prompts.  strata: (n,) labels, one a cluster, whose sizes are kept.
+    """
+    arrays = [numpy.asarray(column) for column in columns]
+    rng = numpy.random.default_rng(seed)
+    draws = _resamples(len(arrays[0]), clusters, strata, rng)
+    found = [statistic(*(array[rows] for array in arrays)) for rows, _ in zip(draws, range(resamples), strict=False)]
+    known = numpy.array(found)[~numpy.isnan(found)]
+    low, high = numpy.quantile(known, [(1 - level) / 2, (1 + level) / 2]) if len(known) else [float("nan")] * 2
+    return Interval(float(statistic(*arrays)), float(low), float(high))
+
+
+def _resamples(
+    n: int, clusters: ArrayLike | None, strata: ArrayLike | None, rng: numpy.random.Generator
+) -> Iterator[Array]:
+    """Row numbers, without end."""
+    labels = numpy.arange(n) if clusters is None else numpy.unique(clusters, return_inverse=True)[1]
+    of = numpy.zeros(n, int) if strata is None else numpy.unique(strata, return_inverse=True)[1]
+    order = numpy.argsort(labels, kind="stable")
+    members = numpy.split(order, numpy.flatnonzero(numpy.diff(labels[order])) + 1)
+    strata_of = numpy.array([of[rows[0]] for rows in members])
+    groups = [numpy.flatnonzero(strata_of == stratum) for stratum in range(of.max() + 1)]
+    while True:
+        chosen = numpy.concatenate([group[rng.integers(len(group), size=len(group))] for group in groups])
+        yield numpy.concatenate([members[i] for i in chosen])
