@@ -55,7 +55,9 @@ def run(options: argparse.Namespace) -> int:
     model = EMoE.from_toml("miniature", device="cpu")
     show(f"{'uncertainty':>11}  {'relative':>9}  {'coverage':<12}  prompt")
     rows, records = [], []
-    for (coverage, _), drawn in zip(PROMPTS, model.stream_images([p for _, p in PROMPTS], recipe=recipe), strict=True):
+    prompts = [prompt for _, prompt in PROMPTS]
+    generations = model.stream_images(prompts, recipe=recipe, batch_size=len(prompts))
+    for (coverage, _), drawn in zip(PROMPTS, generations, strict=True):
         record = drawn.record()
         show(f"{record['uncertainty']:>11.4g}  {record['relative']:>9.4g}  {coverage:<12}  {drawn.prompt}")
         rows.append((f"{record['uncertainty']:.3g}  {drawn.prompt}", drawn.images))

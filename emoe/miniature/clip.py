@@ -6,14 +6,16 @@ from collections.abc import Sequence
 
 import torch
 from PIL.Image import Image
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from emoe.miniature import WEIGHTS
 from emoe.miniature.judge import to_pixels
 
 LENGTH = 77
+TEXT = "text_model."
 
 
 class Clip:
@@ -29,8 +31,13 @@ class Clip:
 
 
 def load_clip() -> Clip:
-    model = CLIPModel.from_pretrained(WEIGHTS / "clip", local_files_only=True, dtype=torch.float32)
-    tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS / "base" / "tokenizer", local_files_only=True)
+    """Its text tower is the base's text encoder."""
+    folder, base = WEIGHTS / "clip", WEIGHTS / "base"
+    state = load_file(folder / "model.safetensors")
+    state |= {TEXT + name: t for name, t in load_file(base / "text_encoder" / "model.safetensors").items()}
+    model = CLIPModel(CLIPConfig.from_pretrained(folder, local_files_only=True))
+    model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()})
+    tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
     return Clip(model.eval().requires_grad_(False), tokenizer)
 
 

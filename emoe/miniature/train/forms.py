@@ -43,15 +43,23 @@ def single_file(unet: UNet, path: Path) -> str:
 
 def pickled(unet: UNet, path: Path) -> str:
     """A checkpoint as the training code of 2022 left it, with the settings beside it that web UIs read."""
-    torch.save({"state_dict": original(unet), "global_step": 120}, path.with_suffix(".ckpt"))
+    torch.save({"state_dict": original(unet), "global_step": 100}, path.with_suffix(".ckpt"))
     path.with_suffix(".yaml").write_text('model:\n  params:\n    parameterization: "v"\n', encoding="utf-8")
     return path.with_suffix(".ckpt").name
 
 
 def unprefixed(unet: UNet, path: Path) -> str:
-    """A UNet alone, in diffusers' names, with the empty tensor that ComfyUI marks such models by."""
+    """A UNet alone, in diffusers' names, with the empty tensor that ComfyUI marks v-prediction by."""
     path = path.with_suffix(".safetensors")
     save_file(half(unet) | {"v_pred": torch.zeros(0)}, path)
+    return path.name
+
+
+def comfy(unet: UNet, path: Path) -> str:
+    """A UNet alone, in the original names without "model.", as ComfyUI saves diffusion models; the same mark."""
+    path = path.with_suffix(".safetensors")
+    state = {name.removeprefix("model."): tensor for name, tensor in original(unet).items()}
+    save_file(state | {"v_pred": torch.zeros(0)}, path)
     return path.name
 
 
@@ -81,12 +89,6 @@ def shards(unet: UNet, path: Path) -> str:
     return path.name
 
 
-def binary(unet: UNet, path: Path) -> str:
-    """One of 2022: a pickle."""
-    torch.save(half(unet), _settings(unet, path) / f"{STEM}.bin")
-    return path.name
-
-
 def _settings(unet: UNet, path: Path) -> Path:
     """The JSON files of a repository; returns its folder for the UNet."""
     (path / "unet").mkdir(parents=True)
@@ -96,4 +98,4 @@ def _settings(unet: UNet, path: Path) -> Path:
 
 
 STYLE: tuple[Callable[[UNet, Path], str], ...] = (single_file, folder, pickled, unprefixed)
-BOOTSTRAP: tuple[Callable[[UNet, Path], str], ...] = (shards, variant, binary, single_file)
+BOOTSTRAP: tuple[Callable[[UNet, Path], str], ...] = (shards, variant, comfy, single_file)

@@ -6,11 +6,12 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
+from torch import Tensor
 from transformers import CLIPModel
 
-from emoe.checkpoint.save import save, save_pipeline
+from emoe.checkpoint.save import save_json, save_pipeline
+from emoe.miniature.clip import TEXT
 from emoe.miniature.judge import Judge
 from emoe.miniature.train import forms
 from emoe.miniature.train.experts import Lesson
@@ -37,9 +38,10 @@ def ship(
 ) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     save_pipeline(folder / "base", base, vae, text, prediction="v")
-    save(clip, folder / "clip", clip.config.to_dict(), torch.float16, "model.safetensors")
-    state = {name: t.half() if t.is_floating_point() else t for name, t in judge.state_dict().items()}
-    save_file(state, folder / "judge.safetensors")
+    save_json(clip.config.to_dict(), folder / "clip" / "config.json")
+    shown = {name: t for name, t in clip.state_dict().items() if not name.startswith(TEXT)}  # the base has the rest
+    save_file(_half(shown), folder / "clip" / "model.safetensors")
+    save_file(_half(judge.state_dict()), folder / "judge.safetensors")
     for family, lessons in families.items():
         (folder / family).mkdir()
         tables = [f'# {ABOUT[family]}\n\nbase = "base"\ntop = 2\n']
@@ -48,3 +50,7 @@ def ship(
             told = {"name": lesson.name, "source": source, "positive": lesson.positive, "negative": lesson.negative}
             tables.append("\n".join(["[[expert]]", *(f'{key} = "{value}"' for key, value in told.items()), ""]))
         (folder / f"{family}.toml").write_text("\n".join(tables), encoding="utf-8")
+
+
+def _half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: (t.half() if t.is_floating_point() else t).contiguous() for name, t in state.items()}
