@@ -37,7 +37,7 @@ def original(unet: UNet) -> State:
 def single_file(unet: UNet, path: Path) -> str:
     """A Civitai download; its metadata say what it predicts."""
     path = path.with_suffix(".safetensors")
-    save_file(original(unet), path, {"modelspec.architecture": "stable-diffusion-v1", "modelspec.prediction_type": "v"})
+    save_file(original(unet), path, {"modelspec.prediction_type": "v"})  # of two entries, the order would be random
     return path.name
 
 
