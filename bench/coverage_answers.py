@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import cache
-from itertools import combinations
+from itertools import combinations, islice
 
 import numpy
 from coverage_measure import Family, Judges, Variant
@@ -323,7 +323,8 @@ class Answers:
         count = self.family.model(Variant()).gate.experts
         kinds: dict[str, list[Variant]] = {"as shipped": [Variant()]}
         for m in range(2, count):
-            kinds[f"M = {m}"] = [Variant(experts=chosen) for chosen in combinations(range(count), m)]
+            few = islice(combinations(range(count), m), self.plan.mixtures)
+            kinds[f"M = {m}"] = [Variant(experts=chosen) for chosen in few]
         kinds |= {f"top {n}": [Variant(top=n)] for n in range(1, count + 1)}
         kinds["gate uniform"] = [Variant(gate="uniform")]
         kinds |= {f"split {place}": [Variant(split=place)] for place in ("attn1", "ff")}

@@ -56,6 +56,7 @@ class Plan:
     timesteps: tuple[int, ...]
     seeds: int
     ablated: int  # specs in all languages for each variant of the mixture
+    mixtures: int  # of fewer experts, of each number: so many choices of experts at most
     drawn: Mapping[str, int]  # specs of every group that get images
     alone: int  # specs in all languages whose paths go on alone to the end
     steps: int  # of a run that draws
@@ -70,6 +71,7 @@ FULL = Plan(
     timesteps=(961, 841, 721, 601, 481, 361, 241, 121, 41),
     seeds=4,
     ablated=50,
+    mixtures=6,
     drawn={"languages": 50, "pairs": 20, "shape": 30},
     alone=10,
     steps=25,
@@ -83,6 +85,7 @@ SMALL = Plan(
     timesteps=(961, 601),
     seeds=2,
     ablated=2,
+    mixtures=1,
     drawn={"languages": 1, "pairs": 1, "shape": 1},
     alone=1,
     steps=5,
