@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import combinations, islice
+from pathlib import Path
+from typing import Any
 
 import numpy
 from coverage_measure import Family, Judges, Variant
@@ -33,14 +35,21 @@ from emoe.study.statistics import (
     trend,
 )
 
+Found = dict[str, Any]  # answers by name: rows, curves, pictures
 SHOWN = ("paper", "best")  # of the chosen settings, where a table has no room for all
 
 
 class Answers:
     """Of one family, on the test prompts."""
 
-    def __init__(self, family: Family, plan: Plan, chosen: Mapping[str, Setting]):
-        self.family, self.plan, self.chosen, self.world = family, plan, chosen, family.world
+    def __init__(self, family: Family, plan: Plan, chosen: Mapping[str, Setting], judges: Callable[[], Judges]):
+        self.family, self.plan, self.chosen, self.judges, self.world = family, plan, chosen, judges, family.world
+
+    def all(self) -> Found:
+        """Every answer, by its name here; and the mixture's fingerprint."""
+        names = ("summary", "settings", "languages", "length", "timesteps", "later", "gaps", "correct", "quartiles")
+        names += ("across", "rejects", "curves", "pictures", "beside", "elsewhere", "saturation", "variants")
+        return {name: getattr(self, name)() for name in names} | {"mixture": self.family.model(Variant()).mixture}
 
     def asks(self, group: str, specs: int | None = None) -> list[Ask]:
         return self.family.asks("test", group, specs)
@@ -170,12 +179,12 @@ class Answers:
 
     # Against images -------------------------------------------------------------------------------------------------
 
-    def drawn(self, judges: Callable[[], Judges]) -> tuple[list[Ask], Values]:
+    def drawn(self) -> tuple[list[Ask], Values]:
         """Prompts that have images, covered and not, and what was measured of them. Numbers go by "paper", "best"."""
         asks, found = [], []
         for group, specs in self.plan.drawn.items():
             mine = self.asks(group, specs)
-            values = self.family.images("test", group, specs, judges, self._steps())
+            values = self.family.images("test", group, specs, self.judges, self._steps())
             numbers = {label: s.of(self.family, "test", group)[: len(mine)] for label, s in self.chosen.items()}
             baselines = self.family.baselines("test", group)
             numbers |= {name: column[: len(mine)] for name, column in baselines.items()}
@@ -184,9 +193,9 @@ class Answers:
             found.append(values | numbers)
         return asks, {key: numpy.concatenate([values[key] for values in found]) for key in found[0]}
 
-    def correct(self, judges: Callable[[], Judges]) -> list[Row]:
+    def correct(self) -> list[Row]:
         """How well images of every kind of prompt fit."""
-        asks, found = self.drawn(judges)
+        asks, found = self.drawn()
         kind = numpy.array([ask.mention.language if ask.group == "languages" else f"{ask.group}, {ask.case}"
                             for ask in asks])  # fmt: skip
         return [
@@ -200,9 +209,9 @@ class Answers:
             for name in dict.fromkeys(kind.tolist())
         ]  # fmt: skip
 
-    def quartiles(self, judges: Callable[[], Judges]) -> list[Row]:
+    def quartiles(self) -> list[Row]:
         """The paper's Table 1: quarters of the prompts by their number, and how well their images fit."""
-        _, found = self.drawn(judges)
+        _, found = self.drawn()
         tokens, rows = -found["tokens"], []
         for label in SHOWN:
             columns = {"accuracy": found["accuracy"], "clip": found["clip"], "tokens": tokens}
@@ -215,9 +224,9 @@ class Answers:
         return rows
 
     @cache  # noqa: B019 (as long-lived as the process)
-    def rejects(self, judges: Callable[[], Judges]) -> list[Row]:
+    def rejects(self) -> list[Row]:
         """Which number knows beforehand that an image will not fit? Its error: what share of what was told is wrong."""
-        _, found = self.drawn(judges)
+        _, found = self.drawn()
         error, cluster = 1 - found["accuracy"], found["cluster"]
         skip = {"accuracy", "clip", "cluster"}
         rows = []
@@ -239,9 +248,9 @@ class Answers:
             )
         return rows
 
-    def across(self, judges: Callable[[], Judges]) -> list[Row]:
+    def across(self) -> list[Row]:
         """The paper's Figure 7: languages as points, mean number against mean fit. Pearson's r of seven points."""
-        asks, found = self.drawn(judges)
+        asks, found = self.drawn()
         mine = numpy.array([ask.group == "languages" for ask in asks])
         language = numpy.array([ask.mention.language for ask in asks])[mine]
 
@@ -261,12 +270,20 @@ class Answers:
             for label in self.chosen
         ]  # fmt: skip
 
-    def curves(self, judges: Callable[[], Judges]) -> dict[str, tuple[numpy.ndarray, numpy.ndarray]]:
+    def curves(self) -> dict[str, tuple[numpy.ndarray, numpy.ndarray]]:
         """Risk over coverage, for the plot."""
-        _, found = self.drawn(judges)
+        _, found = self.drawn()
         error = 1 - found["accuracy"]
         shown = ["paper", "best", "Var(z)", "PaiDE W2, D/d", "text to nearest caption"]
         return {name: risk_coverage(found[name], error) for name in shown} | {"oracle": risk_coverage(error, error)}
+
+    def pictures(self) -> list[list[Path]]:
+        """A row a language, a column a spec."""
+        languages, columns = len(self.world.languages), min(10, self.plan.drawn["languages"])
+        return [
+            [self.family.picture("test", "languages", i * languages + row) for i in range(columns)]
+            for row in range(languages)
+        ]
 
     # Side by side ---------------------------------------------------------------------------------------------------
 
@@ -290,9 +307,9 @@ class Answers:
             for name, values in numbers.items()
         ]
 
-    def summary(self, judges: Callable[[], Judges]) -> list[Row]:
+    def summary(self) -> list[Row]:
         """Every number: what it knows of coverage, and of the image to come."""
-        error = {row["number"]: row["Spearman with error"] for row in self.rejects(judges)}
+        error = {row["number"]: row["Spearman with error"] for row in self.rejects()}
         return [row | {"Spearman with image's error": error[row["number"]]} for row in self.beside()]
 
     def elsewhere(self) -> list[Row]:
@@ -353,11 +370,11 @@ class Answers:
             "Spearman with coverage": self._interval(mean(spearman), asks, stacked, self._coverage(asks)),
         }
 
-    def later(self, judges: Callable[[], Judges]) -> list[Row]:
+    def later(self) -> list[Row]:
         """Later steps of a run: ordinary until there; and the paper's paths, alone from the first step on."""
         specs, first = self.plan.drawn["languages"], timesteps(self.plan.steps)[0]
         asks, few = self.asks("languages", specs), self.asks("languages", self.plan.alone)
-        shared = self.family.images("test", "languages", specs, judges, self._steps())
+        shared = self.family.images("test", "languages", specs, self.judges, self._steps())
         alone = self.family.algorithm1("test", "languages", self.plan.alone)
         rows = []
         for t in (first, *self._steps()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy
@@ -108,27 +109,31 @@ def tell_apart(values: numpy.ndarray, positive: numpy.ndarray) -> float:
     return auroc(values[known], positive[known] == 1)
 
 
-def candidates(families: list[Family], plan: Plan) -> list[Row]:
-    """Every setting on the validation prompts, best first: AUROC of uncovered against covered languages.
+def validation(family: Family, plan: Plan) -> dict[Setting, float]:
+    """Every setting on the validation prompts: AUROC of uncovered against covered languages.
 
     With one seed, the mean over the AUROCs of the seeds one by one, which is what a user's one seed gives on average.
     """
-    rows = []
-    for t in plan.timesteps:
-        readings = {f: [f.parts("validation", "languages", t, seed) for seed in range(plan.seeds)] for f in families}
-        for estimator in ESTIMATORS:
-            for read_out in ("post", "pre"):
-                for seeds in (1, plan.seeds):
-                    setting = Setting(estimator, read_out, t, seeds)
-                    found = {f.name: _on_validation(f, setting, readings[f]) for f in families}
-                    rows.append({"setting": setting} | found | {"mean": float(numpy.mean(list(found.values())))})
-    return sorted(rows, key=lambda row: -row["mean"])
-
-
-def _on_validation(family: Family, setting: Setting, readings: list[Values]) -> float:
     positive = well_or_not(family.world, family.asks("validation", "languages"))
-    sets = [readings] if setting.seeds > 1 else [[one] for one in readings]
-    return float(numpy.mean([tell_apart(setting.combine(one), positive) for one in sets]))
+    found = {}
+    for t in plan.timesteps:
+        readings = [family.parts("validation", "languages", t, seed) for seed in range(plan.seeds)]
+        for estimator, read_out, seeds in product(ESTIMATORS, ("post", "pre"), (1, plan.seeds)):
+            setting = Setting(estimator, read_out, t, seeds)
+            sets = [readings] if seeds > 1 else [[one] for one in readings]
+            found[setting] = float(numpy.mean([tell_apart(setting.combine(one), positive) for one in sets]))
+    return found
+
+
+def rank(found: Mapping[str, Mapping[Setting, float]]) -> list[Row]:
+    """Settings, the best first, by the mean over the families. found: of every family."""
+    rows = [
+        {"setting": setting}
+        | {name: of[setting] for name, of in found.items()}
+        | {"mean": float(numpy.mean([of[setting] for of in found.values()]))}
+        for setting in next(iter(found.values()))
+    ]
+    return sorted(rows, key=lambda row: -row["mean"])
 
 
 def choose(rows: list[Row]) -> dict[str, Setting]:
