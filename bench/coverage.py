@@ -88,7 +88,8 @@ class Study:
             "mixture": self.load(Variant()).mixture,
         }
         store = Store(self.work / f"{self.name}.jsonl", settings)
-        return Family(self.name, self.load, prompts, self.world, store, self.work, self.plan.steps)
+        plan = self.plan
+        return Family(self.name, self.load, prompts, self.world, store, self.work, plan.steps, plan.captions)
 
     def validate(self) -> dict[Setting, float]:
         return validation(self.family(), self.plan)

@@ -34,7 +34,6 @@ from emoe.uncertainty import measure
 
 BATCH = 32  # prompts
 FIRST, STEPS = 961, 25  # where the paper reads: the first of 25 steps
-CAPTIONS = 2000  # of training's kind, for the distance of a text from them
 
 
 @dataclass(frozen=True)
@@ -75,11 +74,19 @@ class Family:
     """One family's measurements, by split and group of prompts; `specs` limits them to the group's first ones."""
 
     def __init__(
-        self, name: str, load: Load, prompts: dict[str, Groups], world: World, store: Store, work: Path, steps: int
+        self,
+        name: str,
+        load: Load,
+        prompts: dict[str, Groups],
+        world: World,
+        store: Store,
+        work: Path,
+        steps: int = STEPS,
+        captions: int = 2000,
     ):
-        """steps: of an image's run."""
+        """steps: of an image's run.  captions: of training's kind, for the distance of a text from them."""
         self.name, self.prompts, self.world, self.store, self.work = name, prompts, world, store, work
-        self.steps = steps
+        self.steps, self.captions = steps, captions
         self.model = cache(load)
 
     def asks(self, split: str, group: str, specs: int | None = None) -> list[Ask]:
@@ -138,8 +145,8 @@ class Family:
         """From captions as training drew them, and from validation prompts."""
         model, rng = self.model(Variant()), numpy.random.default_rng(99)
         scenes = self.world.scenes(rng)
-        told = captions(self.world, [next(scenes) for _ in range(CAPTIONS)], rng)
-        states = [model.encode(told[i : i + BATCH]) for i in range(0, CAPTIONS, BATCH)]
+        told = captions(self.world, [next(scenes) for _ in range(self.captions)], rng)
+        states = [model.encode(told[i : i + BATCH]) for i in range(0, self.captions, BATCH)]
         prompts = [ask.prompt for ask in self.asks("validation", "languages")[: 2 * BATCH]]
         seen = observe(model, model.encode(prompts), starting_noise(model, 0), timestep, STEPS)
         return calibration(_all(states), seen)

@@ -100,8 +100,8 @@ def gaps(report: Report, answers: Mapping[str, Found]) -> None:
 def images(report: Report, answers: Mapping[str, Found], plan: Plan) -> None:
     report.section(
         "Images",
-        f"Ordinary images ({plan.steps} steps of DDIM, guidance 7.5, seed 0). Accuracy: the share of what the prompt tells "
-        "that a classifier, trained on real renders, finds in the image. CLIP score: of the miniature's CLIP, "
+        f"Ordinary images ({plan.steps} steps of DDIM, guidance 7.5, seed 0). Accuracy: the share of what the prompt "
+        "tells that a classifier, trained on real renders, finds in the image. CLIP score: of the miniature's CLIP, "
         "against the prompt in English.",
     )
     figure, axes = panels(len(answers), 6, 4.5)

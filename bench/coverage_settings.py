@@ -61,6 +61,7 @@ class Plan:
     drawn: Mapping[str, int]  # specs of every group that get images
     alone: int  # specs in all languages whose paths go on alone to the end
     steps: int  # of a run that draws
+    captions: int  # of training's kind
     resamples: int
 
 
@@ -76,6 +77,7 @@ FULL = Plan(
     drawn={"languages": 50, "pairs": 20, "shape": 30},
     alone=10,
     steps=25,
+    captions=2000,
     resamples=500,
 )
 SMALL = Plan(
@@ -90,6 +92,7 @@ SMALL = Plan(
     drawn={"languages": 1, "pairs": 1, "shape": 1},
     alone=1,
     steps=5,
+    captions=100,
     resamples=50,
 )
 
