@@ -38,7 +38,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 EXAMPLES, LESSON = 40_000, 8_000  # pictures: for the base, for an expert
 MERGES = 1_000
-STEPS = {"clip": 1_500, "vae": 1_500, "start": 2_500, "base": 1_500, "expert": 120, "judge": 1_000}
+STEPS = {"clip": 1_500, "vae": 1_500, "start": 2_500, "middle": 1_500, "base": 1_300, "expert": 100, "judge": 1_000}
 
 
 def main() -> None:
@@ -84,7 +84,8 @@ def train(work: Path, world: World, help_out: bool = False) -> None:
         return _stage(work / f"{stage}.safetensors", lambda: unet.new_unet(5), make)
 
     start = train_base("start", unet.new_unet(5), 6, 2e-3, "epsilon")
-    base = train_base("base", start, 8, 1.5e-3, "v")
+    middle = train_base("middle", start, 8, 1.5e-3, "v")
+    base = train_base("base", middle, 9, 1.5e-3, "v")
     save_samples(base, autoencoder, text, world, work / "base.png")
 
     def train_expert(lesson: Lesson, seed: int) -> UNet:

@@ -25,6 +25,7 @@ from emoe.unet import UNet, UNetConfig
 CONFIG = UNetConfig(channels=(24, 32, 32, 32), heads=2, groups=8, text_dim=64, sample_size=16)
 UNTOLD = 0.1  # of captions are empty: guidance needs what the network makes of no prompt
 SNR = 5.0  # above this signal-to-noise ratio, errors count less (min-SNR weighting)
+EARLY = 600  # half of the batch is from here up, where a run decides what goes where
 OFFSET = 0.15  # noise that a whole channel shares, so that its mean does not tell the picture's (offset noise)
 
 
@@ -64,6 +65,8 @@ def train_unet(
         told = captions(world, [examples.scenes[i] for i in rows], rng)
         states = text([caption if rng.random() > UNTOLD else "" for caption in told]).states.clone()
         t = torch.randint(TRAIN_STEPS, (batch,), generator=generator)
+        if prediction == "v":
+            t[: batch // 2] = t[: batch // 2] % (TRAIN_STEPS - EARLY) + EARLY
         bar = bars[t][:, None, None, None]
         noise = torch.randn(batch, *latents.shape[1:], generator=generator)
         if prediction == "v":
