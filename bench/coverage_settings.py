@@ -67,18 +67,18 @@ class Plan:
 
 FULL = Plan(
     splits={
-        "validation": {"languages": 40},
-        "test": {"languages": 100, "pairs": 60, "shape": 60, "rare": 60, "shared": 40},
+        "validation": {"languages": 30},
+        "test": {"languages": 70, "pairs": 48, "shape": 48, "rare": 40, "shared": 24},
     },
     timesteps=(961, 841, 721, 601, 481, 361, 241, 121, 41),
     seeds=4,
-    ablated=50,
+    ablated=30,
     mixtures=6,
-    drawn={"languages": 50, "pairs": 20, "shape": 30},
-    alone=10,
+    drawn={"languages": 30, "pairs": 12, "shape": 15},
+    alone=6,
     steps=25,
     captions=2000,
-    resamples=500,
+    resamples=400,
 )
 SMALL = Plan(
     splits={
