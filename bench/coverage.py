@@ -42,6 +42,7 @@ RESULTS = Path(__file__).parent / "results"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--share", type=float, default=1.0, help="of the prompts: less takes less time, and says less")
     parser.add_argument(
         "--work", type=Path, help="where measurements are kept (default: coverage-work; small: nowhere)"
     )
@@ -54,7 +55,7 @@ def main() -> None:
         out = options.out or (Path(folder) if options.small else RESULTS)
         # networks this small gain nothing from a second thread: a process a family, with one thread each
         with ProcessPoolExecutor(len(loads), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-            plan = SMALL if options.small else FULL
+            plan = SMALL if options.small else FULL.of(options.share)
             report, rows = experiment(loads, plan, work, shipped_judges, side_by_side=pool.map)
         path = report.write(out, f"{date.today().isoformat()}-coverage{'-small' if options.small else ''}")
         show(QUESTION, rows, seconds=round(time.monotonic() - start), report=path.name)

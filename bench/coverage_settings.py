@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -64,13 +64,26 @@ class Plan:
     captions: int  # of training's kind
     resamples: int
 
+    def of(self, share: float) -> Plan:
+        """The same with fewer prompts."""
+
+        def some(counts: Mapping[str, int]) -> dict[str, int]:
+            return {group: max(1, round(share * count)) for group, count in counts.items()}
+
+        return replace(
+            self,
+            splits={split: some(groups) for split, groups in self.splits.items()},
+            drawn=some(self.drawn),
+            **some({"ablated": self.ablated, "alone": self.alone}),
+        )
+
 
 FULL = Plan(
     splits={
         "validation": {"languages": 30},
         "test": {"languages": 70, "pairs": 48, "shape": 48, "rare": 40, "shared": 24},
     },
-    timesteps=(961, 841, 721, 601, 481, 361, 241, 121, 41),
+    timesteps=(961, 801, 641, 481, 321, 161, 41),
     seeds=4,
     ablated=30,
     mixtures=6,
