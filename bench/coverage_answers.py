@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-from coverage_measure import Family, Judges, Variant
+from coverage_measure import FIRST, Family, Judges, Variant
 from coverage_prompts import Ask
 from coverage_settings import PAPER, Plan, Row, Setting, tell_apart, well_or_not
 from coverage_store import Values
@@ -47,7 +47,18 @@ class Answers:
 
     def all(self) -> Found:
         """Every answer, by its name here; and the mixture's fingerprint."""
-        names = ("summary", "settings", "languages", "length", "timesteps", "later", "gaps", "correct", "quartiles")
+        names = (
+            "summary",
+            "settings",
+            "languages",
+            "hearing",
+            "length",
+            "timesteps",
+            "later",
+            "gaps",
+            "correct",
+            "quartiles",
+        )
         names += ("across", "rejects", "curves", "pictures", "beside", "elsewhere", "saturation", "variants")
         return {name: getattr(self, name)() for name in names} | {"mixture": self.family.model(Variant()).mixture}
 
@@ -63,9 +74,12 @@ class Answers:
     def ranks(self, values: numpy.ndarray, asks: list[Ask]) -> Row:
         """How a number ranks the coverage of languages."""
         coverage, positive = self._coverage(asks), well_or_not(self.world, asks)
+        heard = coverage > 0
+        some = [ask for ask, is_heard in zip(asks, heard, strict=True) if is_heard]
         return {
             "AUROC uncovered": self._interval(tell_apart, asks, values, positive),
             "Spearman with coverage": self._interval(spearman, asks, values, coverage),
+            "Spearman, coverage above 0": self._interval(spearman, some, values[heard], coverage[heard]),
         }
 
     def settings(self) -> list[Row]:
@@ -100,6 +114,7 @@ class Answers:
                 values = self.chosen[label].of(self.family, "test", "languages")
                 own, english = values[of == name], values[of == "English"]
                 row[f"{label}: mean"] = bootstrap(numpy.mean, own, resamples=self.plan.resamples)
+                row[f"{label}: median"] = bootstrap(numpy.median, own, resamples=self.plan.resamples)
                 if name != "English":
                     row[f"{label}: AUROC against English"] = bootstrap(
                         auroc,
@@ -113,6 +128,24 @@ class Answers:
                     row |= {f"{label}: AUROC against English": "", f"{label}: share above English": ""}
             rows.append(row)
         return rows
+
+    def hearing(self) -> list[Row]:
+        """What reaches the network of every language: medians at the first step."""
+        of = numpy.array([ask.mention.language for ask in self.asks("languages")])
+        parts = self.family.parts("test", "languages", FIRST)
+        columns = {
+            "variance over the paths": parts["post variance"],
+            "what the prompt changes at the mid-block": parts["post answer's power"],
+            "text, cosine with the empty prompt": self.family.baselines("test", "languages")["text to nothing"],
+        }
+        return [
+            {"language": name, "coverage": coverage}
+            | {
+                key: bootstrap(numpy.median, values[of == name], resamples=self.plan.resamples)
+                for key, values in columns.items()
+            }
+            for name, coverage in self.world.languages.items()
+        ]
 
     def timesteps(self) -> list[Row]:
         """AUROC of uncovered languages at every timestep, for some estimators: from noise, seed 0."""
@@ -274,7 +307,7 @@ class Answers:
         """Risk over coverage, for the plot."""
         _, found = self.drawn()
         error = 1 - found["accuracy"]
-        shown = ["paper", "best", "Var(z)", "PaiDE W2, D/d", "text to nearest caption"]
+        shown = ["paper", "best", "Var(z)", "PaiDE W2, D/d", "text to nearest caption", "text to nothing"]
         return {name: risk_coverage(found[name], error) for name in shown} | {"oracle": risk_coverage(error, error)}
 
     def pictures(self) -> list[list[Path]]:

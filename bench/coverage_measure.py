@@ -27,7 +27,7 @@ from emoe.miniature.world import Mention, Scene, World
 from emoe.model import Model
 from emoe.schedule import timesteps
 from emoe.study import estimators
-from emoe.study.baselines import BASELINES, CALIBRATED, GATED, Calibration, calibration, classifier_error
+from emoe.study.baselines import BASELINES, CALIBRATED, GATED, Calibration, calibration, classifier_error, unheard
 from emoe.study.observe import look, observe, starting_noise
 from emoe.text import TextStates
 from emoe.uncertainty import measure
@@ -138,7 +138,12 @@ class Family:
                 found.append(row | {"classifier error": classifier_error(model, text, seen)})
             return _joined(found)
 
-        return self.store(name, read)
+        def read_text() -> dict[str, list[float]]:
+            model = self.model(Variant())
+            texts = (model.encode([ask.prompt for ask in batch]) for batch in _batches(self.asks(split, group, specs)))
+            return _joined([{"text to nothing": unheard(model, text)} for text in texts])
+
+        return self.store(name, read) | self.store(f"{self.name} | {split} {group} {specs or 'all'} | text", read_text)
 
     @cache  # noqa: B019 (as long-lived as the process)
     def calibration(self, timestep: int) -> Calibration:

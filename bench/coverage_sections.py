@@ -63,6 +63,11 @@ def languages(report: Report, answers: Mapping[str, Found]) -> None:
         by_language(ax, rows, SHOWN)
         ax.set_title(name)
     report.plot("languages", figure, "mean numbers by language")
+    report.section(
+        "What is heard", "Whether a prompt reaches the network at all; medians over the prompts of a language."
+    )
+    for name, answer in answers.items():
+        report.table(answer["hearing"], f"**{name}**")
     report.section("Length", "Does the number fall as prompts get longer?")
     for name, answer in answers.items():
         report.table(answer["length"], f"**{name}**")
