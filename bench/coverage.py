@@ -13,19 +13,23 @@ import argparse
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
 from datetime import date
 from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import coverage_sections as sections
+import torch
 from card import show
-from coverage_answers import Answers
+from coverage_answers import Answers, Found
 from coverage_measure import Family, Judges, Load, Variant
 from coverage_prompts import draw
 from coverage_report import Report
-from coverage_settings import FULL, SMALL, Plan, Row, candidates, choose
+from coverage_settings import FULL, SMALL, Plan, Row, Setting, choose, rank, validation
 from coverage_store import Store
 
 from emoe.config import SHIPPED
@@ -38,6 +42,7 @@ RESULTS = Path(__file__).parent / "results"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--share", type=float, default=1.0, help="of the prompts: less takes less time, and says less")
     parser.add_argument(
         "--work", type=Path, help="where measurements are kept (default: coverage-work; small: nowhere)"
     )
@@ -48,7 +53,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = options.work or (Path(folder) if options.small else Path("coverage-work"))
         out = options.out or (Path(folder) if options.small else RESULTS)
-        report, rows = experiment(loads, SMALL if options.small else FULL, work, shipped_judges)
+        # networks this small gain nothing from a second thread: a process a family, with one thread each
+        with ProcessPoolExecutor(len(loads), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+            plan = SMALL if options.small else FULL.of(options.share)
+            report, rows = experiment(loads, plan, work, shipped_judges, side_by_side=pool.map)
         path = report.write(out, f"{date.today().isoformat()}-coverage{'-small' if options.small else ''}")
         show(QUESTION, rows, seconds=round(time.monotonic() - start), report=path.name)
 
@@ -60,34 +68,63 @@ def shipped_judges() -> Judges:
     return Judges(load_judge().accuracy, load_clip().score)
 
 
+@dataclass(frozen=True)
+class Study:
+    """One family's part of the experiment, for a process of its own."""
+
+    name: str
+    load: Load
+    plan: Plan
+    work: Path
+    judges: Callable[[], Judges]
+    world: World
+
+    def family(self) -> Family:
+        prompts = draw(self.world, self.plan.splits)
+        told = [ask.prompt for groups in prompts.values() for asks in groups.values() for ask in asks]
+        settings = {
+            "world": asdict(self.world),
+            "plan": asdict(self.plan),
+            "prompts": hashlib.sha256("\n".join(told).encode()).hexdigest()[:8],
+            "mixture": self.load(Variant()).mixture,
+        }
+        store = Store(self.work / f"{self.name}.jsonl", settings)
+        plan = self.plan
+        return Family(self.name, self.load, prompts, self.world, store, self.work, plan.steps, plan.captions)
+
+    def validate(self) -> dict[Setting, float]:
+        return validation(self.family(), self.plan)
+
+    def answer(self, chosen: Mapping[str, Setting]) -> Found:
+        return Answers(self.family(), self.plan, chosen, cache(self.judges)).all()
+
+
 def experiment(
     loads: Mapping[str, Load],
     plan: Plan,
     work: Path,
     judges: Callable[[], Judges],
     world: World = World(),  # noqa: B008 (frozen)
+    side_by_side: Callable[..., Iterable[Any]] = map,
 ) -> tuple[Report, list[Row]]:
-    """The report, and what the table on the screen shows: every number of every family, side by side."""
-    prompts, judges = draw(world, plan.splits), cache(judges)
-    told = [ask.prompt for groups in prompts.values() for asks in groups.values() for ask in asks]
-    digest = hashlib.sha256("\n".join(told).encode()).hexdigest()[:8]
-    families = []
-    for name, load in loads.items():
-        settings = {"world": asdict(world), "plan": asdict(plan), "prompts": digest, "mixture": load(Variant()).mixture}
-        families.append(Family(name, load, prompts, world, Store(work / f"{name}.jsonl", settings), work, plan.steps))
+    """The report, and what the table on the screen shows: every number of every family.
 
-    ranking = candidates(families, plan)
+    side_by_side: `map`, or a pool's, to measure the families at once.
+    """
+    studies = [Study(name, load, plan, work, judges, world) for name, load in loads.items()]
+    ranking = rank(dict(zip(loads, side_by_side(Study.validate, studies), strict=True)))
     chosen = choose(ranking)
-    answers = {family.name: Answers(family, plan, chosen) for family in families}
+    answers = dict(zip(loads, side_by_side(Study.answer, studies, [chosen] * len(studies)), strict=True))
+
     report = Report(QUESTION)
-    rows = [{"family": name} | row for name, answer in answers.items() for row in answer.summary(judges)]
-    sections.setup(report, families, plan, world)
+    rows = [{"family": name} | row for name, answer in answers.items() for row in answer["summary"]]
+    sections.setup(report, answers, plan, world)
     sections.short(report, rows)
     sections.choice(report, ranking, chosen)
     sections.languages(report, answers)
-    sections.timesteps(report, answers, judges)
+    sections.timesteps(report, answers)
     sections.gaps(report, answers)
-    sections.images(report, answers, judges)
+    sections.images(report, answers, plan)
     sections.beside(report, answers)
     sections.variants(report, answers)
     return report, rows

@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import cache
-from itertools import combinations
+from itertools import combinations, islice
+from pathlib import Path
+from typing import Any
 
 import numpy
-from coverage_measure import Family, Judges, Variant
+from coverage_measure import FIRST, Family, Judges, Variant
 from coverage_prompts import Ask
 from coverage_settings import PAPER, Plan, Row, Setting, tell_apart, well_or_not
 from coverage_store import Values
@@ -33,14 +35,32 @@ from emoe.study.statistics import (
     trend,
 )
 
+Found = dict[str, Any]  # answers by name: rows, curves, pictures
 SHOWN = ("paper", "best")  # of the chosen settings, where a table has no room for all
 
 
 class Answers:
     """Of one family, on the test prompts."""
 
-    def __init__(self, family: Family, plan: Plan, chosen: Mapping[str, Setting]):
-        self.family, self.plan, self.chosen, self.world = family, plan, chosen, family.world
+    def __init__(self, family: Family, plan: Plan, chosen: Mapping[str, Setting], judges: Callable[[], Judges]):
+        self.family, self.plan, self.chosen, self.judges, self.world = family, plan, chosen, judges, family.world
+
+    def all(self) -> Found:
+        """Every answer, by its name here; and the mixture's fingerprint."""
+        names = (
+            "summary",
+            "settings",
+            "languages",
+            "hearing",
+            "length",
+            "timesteps",
+            "later",
+            "gaps",
+            "correct",
+            "quartiles",
+        )
+        names += ("across", "rejects", "curves", "pictures", "beside", "elsewhere", "saturation", "variants")
+        return {name: getattr(self, name)() for name in names} | {"mixture": self.family.model(Variant()).mixture}
 
     def asks(self, group: str, specs: int | None = None) -> list[Ask]:
         return self.family.asks("test", group, specs)
@@ -54,9 +74,12 @@ class Answers:
     def ranks(self, values: numpy.ndarray, asks: list[Ask]) -> Row:
         """How a number ranks the coverage of languages."""
         coverage, positive = self._coverage(asks), well_or_not(self.world, asks)
+        heard = coverage > 0
+        some = [ask for ask, is_heard in zip(asks, heard, strict=True) if is_heard]
         return {
             "AUROC uncovered": self._interval(tell_apart, asks, values, positive),
             "Spearman with coverage": self._interval(spearman, asks, values, coverage),
+            "Spearman, coverage above 0": self._interval(spearman, some, values[heard], coverage[heard]),
         }
 
     def settings(self) -> list[Row]:
@@ -91,6 +114,7 @@ class Answers:
                 values = self.chosen[label].of(self.family, "test", "languages")
                 own, english = values[of == name], values[of == "English"]
                 row[f"{label}: mean"] = bootstrap(numpy.mean, own, resamples=self.plan.resamples)
+                row[f"{label}: median"] = bootstrap(numpy.median, own, resamples=self.plan.resamples)
                 if name != "English":
                     row[f"{label}: AUROC against English"] = bootstrap(
                         auroc,
@@ -104,6 +128,24 @@ class Answers:
                     row |= {f"{label}: AUROC against English": "", f"{label}: share above English": ""}
             rows.append(row)
         return rows
+
+    def hearing(self) -> list[Row]:
+        """What reaches the network of every language: medians at the first step."""
+        of = numpy.array([ask.mention.language for ask in self.asks("languages")])
+        parts = self.family.parts("test", "languages", FIRST)
+        columns = {
+            "variance over the paths": parts["post variance"],
+            "what the prompt changes at the mid-block": parts["post answer's power"],
+            "text, cosine with the empty prompt": self.family.baselines("test", "languages")["text to nothing"],
+        }
+        return [
+            {"language": name, "coverage": coverage}
+            | {
+                key: bootstrap(numpy.median, values[of == name], resamples=self.plan.resamples)
+                for key, values in columns.items()
+            }
+            for name, coverage in self.world.languages.items()
+        ]
 
     def timesteps(self) -> list[Row]:
         """AUROC of uncovered languages at every timestep, for some estimators: from noise, seed 0."""
@@ -170,12 +212,12 @@ class Answers:
 
     # Against images -------------------------------------------------------------------------------------------------
 
-    def drawn(self, judges: Callable[[], Judges]) -> tuple[list[Ask], Values]:
+    def drawn(self) -> tuple[list[Ask], Values]:
         """Prompts that have images, covered and not, and what was measured of them. Numbers go by "paper", "best"."""
         asks, found = [], []
         for group, specs in self.plan.drawn.items():
             mine = self.asks(group, specs)
-            values = self.family.images("test", group, specs, judges, self._steps())
+            values = self.family.images("test", group, specs, self.judges, self._steps())
             numbers = {label: s.of(self.family, "test", group)[: len(mine)] for label, s in self.chosen.items()}
             baselines = self.family.baselines("test", group)
             numbers |= {name: column[: len(mine)] for name, column in baselines.items()}
@@ -184,9 +226,9 @@ class Answers:
             found.append(values | numbers)
         return asks, {key: numpy.concatenate([values[key] for values in found]) for key in found[0]}
 
-    def correct(self, judges: Callable[[], Judges]) -> list[Row]:
+    def correct(self) -> list[Row]:
         """How well images of every kind of prompt fit."""
-        asks, found = self.drawn(judges)
+        asks, found = self.drawn()
         kind = numpy.array([ask.mention.language if ask.group == "languages" else f"{ask.group}, {ask.case}"
                             for ask in asks])  # fmt: skip
         return [
@@ -200,9 +242,9 @@ class Answers:
             for name in dict.fromkeys(kind.tolist())
         ]  # fmt: skip
 
-    def quartiles(self, judges: Callable[[], Judges]) -> list[Row]:
+    def quartiles(self) -> list[Row]:
         """The paper's Table 1: quarters of the prompts by their number, and how well their images fit."""
-        _, found = self.drawn(judges)
+        _, found = self.drawn()
         tokens, rows = -found["tokens"], []
         for label in SHOWN:
             columns = {"accuracy": found["accuracy"], "clip": found["clip"], "tokens": tokens}
@@ -215,9 +257,9 @@ class Answers:
         return rows
 
     @cache  # noqa: B019 (as long-lived as the process)
-    def rejects(self, judges: Callable[[], Judges]) -> list[Row]:
+    def rejects(self) -> list[Row]:
         """Which number knows beforehand that an image will not fit? Its error: what share of what was told is wrong."""
-        _, found = self.drawn(judges)
+        _, found = self.drawn()
         error, cluster = 1 - found["accuracy"], found["cluster"]
         skip = {"accuracy", "clip", "cluster"}
         rows = []
@@ -239,9 +281,9 @@ class Answers:
             )
         return rows
 
-    def across(self, judges: Callable[[], Judges]) -> list[Row]:
+    def across(self) -> list[Row]:
         """The paper's Figure 7: languages as points, mean number against mean fit. Pearson's r of seven points."""
-        asks, found = self.drawn(judges)
+        asks, found = self.drawn()
         mine = numpy.array([ask.group == "languages" for ask in asks])
         language = numpy.array([ask.mention.language for ask in asks])[mine]
 
@@ -261,12 +303,20 @@ class Answers:
             for label in self.chosen
         ]  # fmt: skip
 
-    def curves(self, judges: Callable[[], Judges]) -> dict[str, tuple[numpy.ndarray, numpy.ndarray]]:
+    def curves(self) -> dict[str, tuple[numpy.ndarray, numpy.ndarray]]:
         """Risk over coverage, for the plot."""
-        _, found = self.drawn(judges)
+        _, found = self.drawn()
         error = 1 - found["accuracy"]
-        shown = ["paper", "best", "Var(z)", "PaiDE W2, D/d", "text to nearest caption"]
+        shown = ["paper", "best", "Var(z)", "PaiDE W2, D/d", "text to nearest caption", "text to nothing"]
         return {name: risk_coverage(found[name], error) for name in shown} | {"oracle": risk_coverage(error, error)}
+
+    def pictures(self) -> list[list[Path]]:
+        """A row a language, a column a spec."""
+        languages, columns = len(self.world.languages), min(10, self.plan.drawn["languages"])
+        return [
+            [self.family.picture("test", "languages", i * languages + row) for i in range(columns)]
+            for row in range(languages)
+        ]
 
     # Side by side ---------------------------------------------------------------------------------------------------
 
@@ -290,9 +340,9 @@ class Answers:
             for name, values in numbers.items()
         ]
 
-    def summary(self, judges: Callable[[], Judges]) -> list[Row]:
+    def summary(self) -> list[Row]:
         """Every number: what it knows of coverage, and of the image to come."""
-        error = {row["number"]: row["Spearman with error"] for row in self.rejects(judges)}
+        error = {row["number"]: row["Spearman with error"] for row in self.rejects()}
         return [row | {"Spearman with image's error": error[row["number"]]} for row in self.beside()]
 
     def elsewhere(self) -> list[Row]:
@@ -323,7 +373,8 @@ class Answers:
         count = self.family.model(Variant()).gate.experts
         kinds: dict[str, list[Variant]] = {"as shipped": [Variant()]}
         for m in range(2, count):
-            kinds[f"M = {m}"] = [Variant(experts=chosen) for chosen in combinations(range(count), m)]
+            few = islice(combinations(range(count), m), self.plan.mixtures)
+            kinds[f"M = {m}"] = [Variant(experts=chosen) for chosen in few]
         kinds |= {f"top {n}": [Variant(top=n)] for n in range(1, count + 1)}
         kinds["gate uniform"] = [Variant(gate="uniform")]
         kinds |= {f"split {place}": [Variant(split=place)] for place in ("attn1", "ff")}
@@ -352,11 +403,11 @@ class Answers:
             "Spearman with coverage": self._interval(mean(spearman), asks, stacked, self._coverage(asks)),
         }
 
-    def later(self, judges: Callable[[], Judges]) -> list[Row]:
+    def later(self) -> list[Row]:
         """Later steps of a run: ordinary until there; and the paper's paths, alone from the first step on."""
         specs, first = self.plan.drawn["languages"], timesteps(self.plan.steps)[0]
         asks, few = self.asks("languages", specs), self.asks("languages", self.plan.alone)
-        shared = self.family.images("test", "languages", specs, judges, self._steps())
+        shared = self.family.images("test", "languages", specs, self.judges, self._steps())
         alone = self.family.algorithm1("test", "languages", self.plan.alone)
         rows = []
         for t in (first, *self._steps()):

@@ -27,14 +27,13 @@ from emoe.miniature.world import Mention, Scene, World
 from emoe.model import Model
 from emoe.schedule import timesteps
 from emoe.study import estimators
-from emoe.study.baselines import BASELINES, CALIBRATED, GATED, Calibration, calibration, classifier_error
+from emoe.study.baselines import BASELINES, CALIBRATED, GATED, Calibration, calibration, classifier_error, unheard
 from emoe.study.observe import look, observe, starting_noise
 from emoe.text import TextStates
 from emoe.uncertainty import measure
 
 BATCH = 32  # prompts
 FIRST, STEPS = 961, 25  # where the paper reads: the first of 25 steps
-CAPTIONS = 2000  # of training's kind, for the distance of a text from them
 
 
 @dataclass(frozen=True)
@@ -75,11 +74,19 @@ class Family:
     """One family's measurements, by split and group of prompts; `specs` limits them to the group's first ones."""
 
     def __init__(
-        self, name: str, load: Load, prompts: dict[str, Groups], world: World, store: Store, work: Path, steps: int
+        self,
+        name: str,
+        load: Load,
+        prompts: dict[str, Groups],
+        world: World,
+        store: Store,
+        work: Path,
+        steps: int = STEPS,
+        captions: int = 2000,
     ):
-        """steps: of an image's run."""
+        """steps: of an image's run.  captions: of training's kind, for the distance of a text from them."""
         self.name, self.prompts, self.world, self.store, self.work = name, prompts, world, store, work
-        self.steps = steps
+        self.steps, self.captions = steps, captions
         self.model = cache(load)
 
     def asks(self, split: str, group: str, specs: int | None = None) -> list[Ask]:
@@ -131,15 +138,20 @@ class Family:
                 found.append(row | {"classifier error": classifier_error(model, text, seen)})
             return _joined(found)
 
-        return self.store(name, read)
+        def read_text() -> dict[str, list[float]]:
+            model = self.model(Variant())
+            texts = (model.encode([ask.prompt for ask in batch]) for batch in _batches(self.asks(split, group, specs)))
+            return _joined([{"text to nothing": unheard(model, text)} for text in texts])
+
+        return self.store(name, read) | self.store(f"{self.name} | {split} {group} {specs or 'all'} | text", read_text)
 
     @cache  # noqa: B019 (as long-lived as the process)
     def calibration(self, timestep: int) -> Calibration:
         """From captions as training drew them, and from validation prompts."""
         model, rng = self.model(Variant()), numpy.random.default_rng(99)
         scenes = self.world.scenes(rng)
-        told = captions(self.world, [next(scenes) for _ in range(CAPTIONS)], rng)
-        states = [model.encode(told[i : i + BATCH]) for i in range(0, CAPTIONS, BATCH)]
+        told = captions(self.world, [next(scenes) for _ in range(self.captions)], rng)
+        states = [model.encode(told[i : i + BATCH]) for i in range(0, self.captions, BATCH)]
         prompts = [ask.prompt for ask in self.asks("validation", "languages")[: 2 * BATCH]]
         seen = observe(model, model.encode(prompts), starting_noise(model, 0), timestep, STEPS)
         return calibration(_all(states), seen)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from coverage_answers import SHOWN, Answers
-from coverage_measure import Family, Judges, Variant
+from coverage_answers import SHOWN, Found
 from coverage_report import Report, by_language, by_timestep, panels, risk, samples, side_by_side
 from coverage_settings import WELL, Plan, Row, Setting
 
 from emoe.miniature.world import World
 
 
-def setup(report: Report, families: list[Family], plan: Plan, world: World) -> None:
+def setup(report: Report, answers: Mapping[str, Found], plan: Plan, world: World) -> None:
     counts = "; ".join(
         f"{split}: " + ", ".join(f"{group} {n}" for group, n in groups.items()) for split, groups in plan.splits.items()
     )
     report.section(
         "What was measured",
         "The same command, `python bench/coverage.py`, makes this file from the shipped weights. Mixtures: "
-        + ", ".join(f"{family.name} `{family.model(Variant()).mixture}`" for family in families)
+        + ", ".join(f"{name} `{answer['mixture']}`" for name, answer in answers.items())
         + ".",
         "A spec is one scene, told in every language, or scenes that differ in one word. No caption comes twice, "
         f"in whatever language, so that validation and test share none. Specs: {counts}. Validation prompts chose "
@@ -54,26 +53,31 @@ def choice(report: Report, ranking: list[Row], chosen: Mapping[str, Setting]) ->
     report.table([row for i, row in enumerate(rows) if i < 12 or row["chosen as"]])
 
 
-def languages(report: Report, answers: Mapping[str, Answers]) -> None:
+def languages(report: Report, answers: Mapping[str, Found]) -> None:
     report.section("Languages", "The chosen settings on the test prompts, the same specs in all seven languages.")
     figure, axes = panels(len(answers), 6, 4)
     for ax, (name, answer) in zip(axes, answers.items(), strict=True):
-        report.table(answer.settings(), f"**{name}**")
-        rows = answer.languages()
+        report.table(answer["settings"], f"**{name}**")
+        rows = answer["languages"]
         report.table(rows)
         by_language(ax, rows, SHOWN)
         ax.set_title(name)
     report.plot("languages", figure, "mean numbers by language")
+    report.section(
+        "What is heard", "Whether a prompt reaches the network at all; medians over the prompts of a language."
+    )
+    for name, answer in answers.items():
+        report.table(answer["hearing"], f"**{name}**")
     report.section("Length", "Does the number fall as prompts get longer?")
     for name, answer in answers.items():
-        report.table(answer.length(), f"**{name}**")
+        report.table(answer["length"], f"**{name}**")
 
 
-def timesteps(report: Report, answers: Mapping[str, Answers], judges: Callable[[], Judges]) -> None:
+def timesteps(report: Report, answers: Mapping[str, Found]) -> None:
     report.section("Timesteps", "AUROC uncovered, read from the starting noise of seed 0 at any timestep.")
     figure, axes = panels(len(answers), 6, 4)
     for ax, (name, answer) in zip(axes, answers.items(), strict=True):
-        rows = answer.timesteps()
+        rows = answer["timesteps"]
         report.table(rows, f"**{name}**")
         by_timestep(ax, rows)
         ax.set_title(name)
@@ -84,10 +88,10 @@ def timesteps(report: Report, answers: Mapping[str, Answers], judges: Callable[[
         "step and go on alone, as in the paper's Algorithm 1 (fewer prompts, hence wider intervals).",
     )
     for name, answer in answers.items():
-        report.table(answer.later(judges), f"**{name}**")
+        report.table(answer["later"], f"**{name}**")
 
 
-def gaps(report: Report, answers: Mapping[str, Answers]) -> None:
+def gaps(report: Report, answers: Mapping[str, Found]) -> None:
     report.section(
         "Other gaps in coverage",
         "Each prompt beside its own controls, which differ in one word: the chance that the gap scores higher "
@@ -95,36 +99,32 @@ def gaps(report: Report, answers: Mapping[str, Answers]) -> None:
         "other pairs. In the last rows, a shape's own name against the word that all languages share.",
     )
     for name, answer in answers.items():
-        report.table(answer.gaps(), f"**{name}**")
+        report.table(answer["gaps"], f"**{name}**")
 
 
-def images(report: Report, answers: Mapping[str, Answers], judges: Callable[[], Judges]) -> None:
+def images(report: Report, answers: Mapping[str, Found], plan: Plan) -> None:
     report.section(
         "Images",
-        "Ordinary images (25 steps of DDIM, guidance 7.5, seed 0). Accuracy: the share of what the prompt tells "
-        "that a classifier, trained on real renders, finds in the image. CLIP score: of the miniature's CLIP, "
+        f"Ordinary images ({plan.steps} steps of DDIM, guidance 7.5, seed 0). Accuracy: the share of what the prompt "
+        "tells that a classifier, trained on real renders, finds in the image. CLIP score: of the miniature's CLIP, "
         "against the prompt in English.",
     )
     figure, axes = panels(len(answers), 6, 4.5)
     for ax, (name, answer) in zip(axes, answers.items(), strict=True):
-        report.table(answer.correct(judges), f"**{name}**")
-        risk(ax, answer.curves(judges))
+        report.table(answer["correct"], f"**{name}**")
+        risk(ax, answer["curves"])
         ax.set_title(name)
     for name, answer in answers.items():
-        languages, columns = list(answer.world.languages), min(10, answer.plan.drawn["languages"])
-        grid = [
-            [answer.family.picture("test", "languages", i * len(languages) + row) for i in range(columns)]
-            for row in range(len(languages))
-        ]
-        report.plot(f"samples-{name}", samples(grid), f"{name}: a row a language, {', '.join(languages)}")
+        told = f"{name}: a row a language, from much covered to never"
+        report.plot(f"samples-{name}", samples(answer["pictures"]), told)
     report.section("Quartiles", "The paper's Table 1 in miniature; trends are Kendall's tau over the four quarters.")
     for name, answer in answers.items():
-        report.table(answer.quartiles(judges), f"**{name}**")
+        report.table(answer["quartiles"], f"**{name}**")
     report.section(
         "Languages as points", "The paper's Figure 7: Pearson's r between a language's mean number and mean fit."
     )
     for name, answer in answers.items():
-        report.table(answer.across(judges), f"**{name}**")
+        report.table(answer["across"], f"**{name}**")
     report.section(
         "Acting on it",
         "How well each number, known before the image, sorts prompts by the error of their image (1 - accuracy). "
@@ -132,11 +132,11 @@ def images(report: Report, answers: Mapping[str, Answers], judges: Callable[[], 
         "own order, 0 is perfect.",
     )
     for name, answer in answers.items():
-        report.table(answer.rejects(judges), f"**{name}**")
+        report.table(answer["rejects"], f"**{name}**")
     report.plot("risk", figure, "risk over coverage")
 
 
-def beside(report: Report, answers: Mapping[str, Answers]) -> None:
+def beside(report: Report, answers: Mapping[str, Found]) -> None:
     report.section(
         "Side by side",
         "Every baseline at the first step from the same noise (`emoe/study/baselines.py`), and the chosen "
@@ -146,17 +146,17 @@ def beside(report: Report, answers: Mapping[str, Answers]) -> None:
     figure, axes = panels(len(answers), 6, 7)
     figure.subplots_adjust(wspace=0.6)
     for ax, (name, answer) in zip(axes, answers.items(), strict=True):
-        rows = answer.beside()
+        rows = answer["beside"]
         report.table(rows, f"**{name}**")
         side_by_side(ax, rows, "AUROC uncovered")
         ax.set_title(name)
     report.plot("beside", figure, "AUROC of every number")
     for name, answer in answers.items():
-        report.table(answer.elsewhere(), f"**{name}**, where the best setting reads:")
-        report.table(answer.saturation(), f"**{name}**: how many prompts PaiDE cannot tell apart.")
+        report.table(answer["elsewhere"], f"**{name}**, where the best setting reads:")
+        report.table(answer["saturation"], f"**{name}**: how many prompts PaiDE cannot tell apart.")
 
 
-def variants(report: Report, answers: Mapping[str, Answers]) -> None:
+def variants(report: Report, answers: Mapping[str, Found]) -> None:
     report.section("Other mixtures", "Of the same checkpoints; where there are several of a kind, the mean over them.")
     for name, answer in answers.items():
-        report.table(answer.variants(), f"**{name}**")
+        report.table(answer["variants"], f"**{name}**")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy
@@ -56,24 +57,41 @@ class Plan:
     timesteps: tuple[int, ...]
     seeds: int
     ablated: int  # specs in all languages for each variant of the mixture
+    mixtures: int  # of fewer experts, of each number: so many choices of experts at most
     drawn: Mapping[str, int]  # specs of every group that get images
     alone: int  # specs in all languages whose paths go on alone to the end
     steps: int  # of a run that draws
+    captions: int  # of training's kind
     resamples: int
+
+    def of(self, share: float) -> Plan:
+        """The same with fewer prompts."""
+
+        def some(counts: Mapping[str, int]) -> dict[str, int]:
+            return {group: max(1, round(share * count)) for group, count in counts.items()}
+
+        return replace(
+            self,
+            splits={split: some(groups) for split, groups in self.splits.items()},
+            drawn=some(self.drawn),
+            **some({"ablated": self.ablated, "alone": self.alone}),
+        )
 
 
 FULL = Plan(
     splits={
-        "validation": {"languages": 40},
-        "test": {"languages": 100, "pairs": 60, "shape": 60, "rare": 60, "shared": 40},
+        "validation": {"languages": 30},
+        "test": {"languages": 70, "pairs": 48, "shape": 48, "rare": 40, "shared": 24},
     },
-    timesteps=(961, 841, 721, 601, 481, 361, 241, 121, 41),
+    timesteps=(961, 801, 641, 481, 321, 161, 41),
     seeds=4,
-    ablated=50,
-    drawn={"languages": 50, "pairs": 20, "shape": 30},
-    alone=10,
+    ablated=30,
+    mixtures=6,
+    drawn={"languages": 30, "pairs": 12, "shape": 15},
+    alone=6,
     steps=25,
-    resamples=500,
+    captions=2000,
+    resamples=400,
 )
 SMALL = Plan(
     splits={
@@ -83,9 +101,11 @@ SMALL = Plan(
     timesteps=(961, 601),
     seeds=2,
     ablated=2,
+    mixtures=1,
     drawn={"languages": 1, "pairs": 1, "shape": 1},
     alone=1,
     steps=5,
+    captions=100,
     resamples=50,
 )
 
@@ -105,27 +125,31 @@ def tell_apart(values: numpy.ndarray, positive: numpy.ndarray) -> float:
     return auroc(values[known], positive[known] == 1)
 
 
-def candidates(families: list[Family], plan: Plan) -> list[Row]:
-    """Every setting on the validation prompts, best first: AUROC of uncovered against covered languages.
+def validation(family: Family, plan: Plan) -> dict[Setting, float]:
+    """Every setting on the validation prompts: AUROC of uncovered against covered languages.
 
     With one seed, the mean over the AUROCs of the seeds one by one, which is what a user's one seed gives on average.
     """
-    rows = []
-    for t in plan.timesteps:
-        readings = {f: [f.parts("validation", "languages", t, seed) for seed in range(plan.seeds)] for f in families}
-        for estimator in ESTIMATORS:
-            for read_out in ("post", "pre"):
-                for seeds in (1, plan.seeds):
-                    setting = Setting(estimator, read_out, t, seeds)
-                    found = {f.name: _on_validation(f, setting, readings[f]) for f in families}
-                    rows.append({"setting": setting} | found | {"mean": float(numpy.mean(list(found.values())))})
-    return sorted(rows, key=lambda row: -row["mean"])
-
-
-def _on_validation(family: Family, setting: Setting, readings: list[Values]) -> float:
     positive = well_or_not(family.world, family.asks("validation", "languages"))
-    sets = [readings] if setting.seeds > 1 else [[one] for one in readings]
-    return float(numpy.mean([tell_apart(setting.combine(one), positive) for one in sets]))
+    found = {}
+    for t in plan.timesteps:
+        readings = [family.parts("validation", "languages", t, seed) for seed in range(plan.seeds)]
+        for estimator, read_out, seeds in product(ESTIMATORS, ("post", "pre"), (1, plan.seeds)):
+            setting = Setting(estimator, read_out, t, seeds)
+            sets = [readings] if seeds > 1 else [[one] for one in readings]
+            found[setting] = float(numpy.mean([tell_apart(setting.combine(one), positive) for one in sets]))
+    return found
+
+
+def rank(found: Mapping[str, Mapping[Setting, float]]) -> list[Row]:
+    """Settings, the best first, by the mean over the families. found: of every family."""
+    rows = [
+        {"setting": setting}
+        | {name: of[setting] for name, of in found.items()}
+        | {"mean": float(numpy.mean([of[setting] for of in found.values()]))}
+        for setting in next(iter(found.values()))
+    ]
+    return sorted(rows, key=lambda row: -row["mean"])
 
 
 def choose(rows: list[Row]) -> dict[str, Setting]:

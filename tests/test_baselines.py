@@ -140,6 +140,12 @@ def test_text_distances(model, seen):
     assert torch.allclose(CALIBRATED["text to mean caption"](seen, known), by_hand, atol=1e-5)
 
 
+def test_the_empty_prompt_says_nothing(model):
+    found = baselines.unheard(model, model.encode(["", *PROMPTS]))
+    assert found[0].item() == pytest.approx(1)
+    assert found[1:].max() < 1
+
+
 def test_the_median_distance_scales_to_one(model, seen):
     known = calibration(model.encode(PROMPTS), seen)
     between = baselines.distances(seen, "W2")

@@ -14,7 +14,7 @@ from conftest import NEGATIVE, POSITIVE, mixture_of, random_text, random_unet
 from coverage import experiment
 from coverage_measure import Family, Judges, Variant
 from coverage_prompts import ASK, Ask, draw
-from coverage_settings import SMALL, Setting, choose
+from coverage_settings import FULL, SMALL, Setting, choose
 from coverage_store import Store
 
 from emoe.errors import EmoeError
@@ -126,6 +126,14 @@ def test_settings_are_chosen_by_their_rank():
     assert chosen["paper, best timestep"] == names[3]
     assert chosen["relative, best timestep"] == names[2]
     assert chosen["best at the first step"] == chosen["paper"] == names[0]
+
+
+def test_a_share_of_the_prompts():
+    half = FULL.of(0.5)
+    assert half.splits["test"]["languages"] == FULL.splits["test"]["languages"] // 2
+    assert half.timesteps == FULL.timesteps
+    assert FULL.of(1) == FULL
+    assert min(FULL.of(1e-9).drawn.values()) == 1
 
 
 # The whole ----------------------------------------------------------------------------------------------------------

@@ -157,6 +157,11 @@ CALIBRATED: dict[str, Callable[[Observed, Calibration], Tensor]] = {
 }
 
 
+def unheard(model: Model, text: TextStates) -> Tensor:
+    """How near a text is to the empty prompt, (b,), cosine: words that the text encoder never learnt say nothing."""
+    return phi(text) @ phi(model.encode([""]))[0]
+
+
 @torch.inference_mode()
 def classifier_error(model: Model, text: TextStates, seen: Observed, timestep: int = 481, seed: int = 1000) -> Tensor:
     """The diffusion classifier's error, for a prompt that has no image yet. (b,), mean square.
