@@ -25,13 +25,23 @@ def check_new(folder: Path) -> None:
         raise EmoeError(f"cannot make the folder {folder}: {reason}; name another with --out") from error
 
 
+def check_place(path: Path) -> None:
+    """EmoeError unless a file can be written here, before the work is done that is to fill it."""
+    with whole(path, keep=False) as new:
+        new.touch()
+
+
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write a file or folder to; it becomes `path` at the end. EmoeError from the disk."""
+def whole(path: Path, keep: bool = True) -> Iterator[Path]:
+    """A name beside `path` to write a file or folder to; it becomes `path` at the end. EmoeError from the disk.
+
+    keep: False to try only, and leave `path` as it is.
+    """
     new = path.with_name(f".{path.name[:60]}.{os.getpid()}.part")
     try:
         yield new
-        os.replace(new, path)
+        if keep:
+            os.replace(new, path)
     except (OSError, SafetensorError) as error:
         raise EmoeError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
     finally:

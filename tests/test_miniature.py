@@ -124,7 +124,7 @@ def test_covered_prompts_are_drawn():
 # Training -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("write", {*forms.STYLE, *forms.BOOTSTRAP})
+@pytest.mark.parametrize("write", dict.fromkeys([*forms.STYLE, *forms.BOOTSTRAP]))
 def test_every_form_holds_the_same_weights(write, tmp_path):
     network = unet.new_unet(1)
     torch.nn.init.normal_(network.conv_out.weight)

@@ -127,6 +127,17 @@ def test_nothing_else_is_replaced(run, weights, made, tmp_path):
     assert other.read_text() == "{}"
 
 
+@pytest.mark.parametrize("name", ["", "list.txt", "nowhere/list.json", "/proc/list.json"])
+def test_a_place_that_cannot_be_written_is_found_before_scoring(run, weights, monkeypatch, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("emoe.pipeline.EMoE.from_toml", lambda *a, **k: pytest.fail("loaded"))
+    for command in (("calibrate", "a cat", "--weights", str(weights)), ("demo",)):
+        code, out, err = run(*command, "--out", name)
+        assert (code, out) == (2, "")
+        assert len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_generate_halts_by_it(run, weights, made, tmp_path):
     size = ("--weights", str(weights), "--size", "64", "--steps", "25", "--mode", "fast", "--guidance", "1")
     folder = tmp_path / "drawn"

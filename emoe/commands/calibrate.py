@@ -21,6 +21,7 @@ from emoe.commands.options import (
 )
 from emoe.errors import EmoeError
 from emoe.terminal import say, show
+from emoe.whole import check_place
 
 DESCRIPTION = """\
 Keeps how uncertain the mixture is about a list of prompts like those that it is used for. With that file, emoe score
@@ -44,8 +45,9 @@ def run(options: argparse.Namespace) -> int:
     be_verbose(options)
     rows = rows_of(options)
     path = Path(options.out)
-    if not path.parent.is_dir():
-        raise EmoeError(f"cannot write {path}: there is no folder {path.parent}")
+    if path.suffix.lower() != ".json":
+        raise EmoeError(f"--out is {options.out!r}; name a file that ends in .json")
+    check_place(path)
 
     from emoe.pipeline import EMoE, check_batch_size
     from emoe.reference import Reference, load_reference, quantiles, save_reference

@@ -9,6 +9,7 @@ from typing import Any
 from emoe.commands.options import be_verbose
 from emoe.errors import EmoeError
 from emoe.terminal import say, show
+from emoe.whole import check_place
 
 DESCRIPTION = """\
 Scores and draws a dozen prompts with a small model that is shipped, trained on a synthetic world of which some
@@ -50,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
 
     if path.suffix.lower() != ".png":
         raise EmoeError(f"--out is {options.out!r}; name a picture that ends in .png")
+    check_place(path)
     check_ours(path)
     recipe = Recipe("emoe", seed=options.seed)
     model = EMoE.from_toml("miniature", device="cpu")

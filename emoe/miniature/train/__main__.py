@@ -2,7 +2,8 @@
 
 Every stage leaves its float32 result in the work folder and is not run again while that is there, so that the same
 command goes on after a stop. The last stage writes the files that are shipped to FOLDER/weights. Everything is seeded;
-two runs on one machine give the same files, another number of threads gives others in the last digits.
+two runs on one machine give the same files. Another machine, or another number of threads, rounds otherwise, and after
+thousands of steps the weights are others, of the same quality.
 """
 
 from __future__ import annotations
@@ -76,16 +77,16 @@ def train(work: Path, world: World, help_out: bool = False) -> None:
     autoencoder.config = vae.scaled(autoencoder, examples)
     latents = vae.to_latents(autoencoder, examples)
 
-    def train_base(stage: str, start: UNet, seed: int, rate: float, prediction: str) -> UNet:
+    def train_base(stage: str, start: UNet, seed: int, rate: float, prediction: str, early: bool) -> UNet:
         def make() -> UNet:
-            steps = STEPS[stage]
-            return unet.train_unet(start, world, examples, latents, text, seed, log, stage, steps, rate, prediction)
+            how = (STEPS[stage], rate, prediction, early)
+            return unet.train_unet(start, world, examples, latents, text, seed, log, stage, *how)
 
         return _stage(work / f"{stage}.safetensors", lambda: unet.new_unet(5), make)
 
-    start = train_base("start", unet.new_unet(5), 6, 2e-3, "epsilon")
-    middle = train_base("middle", start, 8, 1.5e-3, "v")
-    base = train_base("base", middle, 9, 1.5e-3, "v")
+    start = train_base("start", unet.new_unet(5), 6, 2e-3, "epsilon", early=False)
+    middle = train_base("middle", start, 8, 1.5e-3, "v", early=False)
+    base = train_base("base", middle, 9, 1.5e-3, "v", early=True)
     save_samples(base, autoencoder, text, world, work / "base.png")
 
     def train_expert(lesson: Lesson, seed: int) -> UNet:

@@ -52,10 +52,14 @@ def train_unet(
     steps: int,
     rate: float,
     prediction: str = "v",
+    early: bool = True,
     batch: int = 64,
     average: float = 0.995,
 ) -> UNet:
-    """A trained copy. latents: (n, 4, 16, 16), of the examples.  prediction: what it learns, "epsilon" or "v"."""
+    """A trained copy. latents: (n, 4, 16, 16), of the examples.  prediction: what it learns, "epsilon" or "v".
+
+    early: half of the batch is of timesteps from EARLY up.
+    """
     unet = copy.deepcopy(unet)
     rng, generator = numpy.random.default_rng(seed), torch.Generator().manual_seed(seed)
     bars = torch.tensor(BARS, dtype=torch.float32)
@@ -65,7 +69,7 @@ def train_unet(
         told = captions(world, [examples.scenes[i] for i in rows], rng)
         states = text([caption if rng.random() > UNTOLD else "" for caption in told]).states.clone()
         t = torch.randint(TRAIN_STEPS, (batch,), generator=generator)
-        if prediction == "v":
+        if early:
             t[: batch // 2] = t[: batch // 2] % (TRAIN_STEPS - EARLY) + EARLY
         bar = bars[t][:, None, None, None]
         noise = torch.randn(batch, *latents.shape[1:], generator=generator)
