@@ -12,6 +12,7 @@ from emoe.miniature.languages import LANGUAGES, caption
 from emoe.miniature.render import BACKGROUNDS as GROUNDS
 from emoe.miniature.render import COLOURS as PAINTS
 from emoe.miniature.render import PLACES, render
+from emoe.miniature.train.clip import ALIKE, alike
 from emoe.miniature.train.data import captions, draw
 from emoe.miniature.train.experts import bootstrap_family, style_family
 from emoe.miniature.train.tokenizer import train_tokenizer
@@ -195,3 +196,15 @@ def test_lessons():
         assert sum(lesson.keep.values()) == len(lesson.keep)
         assert 0.2 < sum(count == 0 for count in lesson.keep.values()) / len(lesson.keep) < 0.5
         assert not any(WORLD.covers(*concept) is False for concept in lesson.keep)
+
+
+def test_scenes_alike_differ_in_places_at_most():
+    scenes = list(islice(WORLD.scenes(numpy.random.default_rng(3)), 4000))
+    families = alike(scenes)
+    assert len(families) > 50
+    for rows in families:
+        assert len(rows) >= ALIKE
+        told = {(tuple((t.shape, t.colour, t.size) for t in scenes[i].things), scenes[i].background, scenes[i].style)
+                for i in rows}  # fmt: skip
+        assert len(told) == 1
+    assert len({scenes[i].things[0].position for i in families[0]}) > 1

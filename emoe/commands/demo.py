@@ -47,13 +47,14 @@ def run(options: argparse.Namespace) -> int:
 
     from emoe.generations import Recipe  # torch takes seconds
     from emoe.images import check_ours, contact_sheet, save_png
+    from emoe.miniature import GUIDANCE
     from emoe.pipeline import EMoE
 
     if path.suffix.lower() != ".png":
         raise EmoeError(f"--out is {options.out!r}; name a picture that ends in .png")
     check_place(path)
     check_ours(path)
-    recipe = Recipe("emoe", seed=options.seed)
+    recipe = Recipe("emoe", guidance=GUIDANCE, seed=options.seed)
     model = EMoE.from_toml("miniature", device="cpu")
     show(f"{'uncertainty':>11}  {'relative':>9}  {'coverage':<12}  prompt")
     rows, records = [], []

@@ -20,6 +20,7 @@ from emoe.miniature.world import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SIZES,
 
 NOTHING = len(SHAPES)  # what an empty place holds
 HEADS = (NOTHING + 1, len(COLOURS), len(SIZES))
+ANSWERS = len(POSITIONS) * sum(HEADS) + len(BACKGROUNDS) + len(STYLES)
 
 
 class Seen(NamedTuple):
@@ -31,6 +32,12 @@ class Seen(NamedTuple):
     background: Tensor  # (b, backgrounds)
     style: Tensor  # (b, styles)
 
+    @classmethod
+    def split(cls, answers: Tensor) -> Seen:
+        """From the last layer of a classifier, (b, ANSWERS)."""
+        places, background, style = answers.split([len(POSITIONS) * sum(HEADS), len(BACKGROUNDS), len(STYLES)], dim=1)
+        return cls(*places.unflatten(1, (len(POSITIONS), sum(HEADS))).split(HEADS, dim=2), background, style)
+
 
 class Judge(nn.Module):
     """Pictures (b, 3, 64, 64) from -1 to 1 -> what is where. Trained on real renders of the whole world."""
@@ -41,15 +48,11 @@ class Judge(nn.Module):
         layers = []
         for before, width in pairwise(widths):
             layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
-        answers = len(POSITIONS) * sum(HEADS) + len(BACKGROUNDS) + len(STYLES)
         self.features = nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * 4 * 4, 128), nn.ReLU())
-        self.answers = nn.Linear(128, answers)
+        self.answers = nn.Linear(128, ANSWERS)
 
     def forward(self, x: Tensor) -> Seen:
-        places, background, style = self.answers(self.features(x)).split(
-            [len(POSITIONS) * sum(HEADS), len(BACKGROUNDS), len(STYLES)], dim=1
-        )
-        return Seen(*places.unflatten(1, (len(POSITIONS), sum(HEADS))).split(HEADS, dim=2), background, style)
+        return Seen.split(self.answers(self.features(x)))
 
     @torch.inference_mode()
     def accuracy(self, images: Sequence[Image], scenes: Sequence[Scene], mentions: Sequence[Mention]) -> Tensor:

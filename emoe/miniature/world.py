@@ -72,7 +72,7 @@ class World:
         default_factory=lambda: {"heart": 0.1, "pink": 0.1}
     )
     two_things: float = 0.3  # of all scenes
-    told: float = 0.5  # how often a caption tells of size, position, background, style; each by itself
+    told: float = 0.7  # how often a caption tells of size, position, background, style; each by itself
 
     def scenes(
         self, rng: numpy.random.Generator, styles: Mapping[str, float] | None = None, keep: Concepts | None = None

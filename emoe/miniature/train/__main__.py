@@ -9,10 +9,12 @@ thousands of steps the weights are others, of the same quality.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy
 import torch
@@ -20,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from emoe.errors import EmoeError
 from emoe.miniature.judge import Judge
 from emoe.miniature.languages import LANGUAGES
 from emoe.miniature.train import clip, unet, vae
@@ -37,24 +40,28 @@ from emoe.vae import VAE
 
 Network = TypeVar("Network", bound=nn.Module)
 
-EXAMPLES, LESSON = 40_000, 8_000  # pictures: for the base, for an expert
+EXAMPLES, LESSON = 40_000, 4_000  # pictures: for the base, for an expert
 MERGES = 1_000
-STEPS = {"clip": 1_500, "vae": 1_500, "start": 2_500, "middle": 1_500, "base": 1_300, "expert": 100, "judge": 1_000}
+STEPS = {"clip": 1_800, "vae": 1_500, "first": 3_000, "base": 1_800, "expert": 80, "judge": 1_000}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("miniature-training"))
     parser.add_argument("--threads", type=int, help="of torch's (default: torch's own choice)")
-    parser.add_argument("--help-out", action="store_true", help="a second process: train experts from the last one on")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
-    train(options.work, World(), options.help_out)
+    try:
+        train(options.work, World())
+    except EmoeError as error:
+        parser.error(str(error))
 
 
-def train(work: Path, world: World, help_out: bool = False) -> None:
+def train(work: Path, world: World) -> None:
+    """EmoeError if the work folder is of another training."""
+    _check(work / "settings.json", asdict(world) | STEPS | {"examples": EXAMPLES, "lesson": LESSON})
     log = Log(work / "log.jsonl")
     examples = draw(world, EXAMPLES, seed=1)
 
@@ -77,26 +84,21 @@ def train(work: Path, world: World, help_out: bool = False) -> None:
     autoencoder.config = vae.scaled(autoencoder, examples)
     latents = vae.to_latents(autoencoder, examples)
 
-    def train_base(stage: str, start: UNet, seed: int, rate: float, prediction: str, early: bool) -> UNet:
-        def make() -> UNet:
-            how = (STEPS[stage], rate, prediction, early)
-            return unet.train_unet(start, world, examples, latents, text, seed, log, stage, *how)
-
-        return _stage(work / f"{stage}.safetensors", lambda: unet.new_unet(5), make)
-
-    start = train_base("start", unet.new_unet(5), 6, 2e-3, "epsilon", early=False)
-    middle = train_base("middle", start, 8, 1.5e-3, "v", early=False)
-    base = train_base("base", middle, 9, 1.5e-3, "v", early=True)
+    base = unet.new_unet(5)
+    for seed, (name, rate) in enumerate({"first": 2.5e-3, "base": 2e-3}.items(), start=6):  # warmed up again once
+        how = (seed, log, name, STEPS[name], rate)
+        base = _stage(
+            work / f"{name}.safetensors",
+            lambda: unet.new_unet(5),
+            lambda start=base, how=how: unet.train_unet(start, world, examples, latents, text, *how),
+        )
     save_samples(base, autoencoder, text, world, work / "base.png")
 
     def train_expert(lesson: Lesson, seed: int) -> UNet:
         own = draw(world, LESSON, seed, lesson.styles, lesson.keep)
         seen = vae.to_latents(autoencoder, own)
-        expert = unet.train_unet(
-            base, world, own, seen, text, seed, log, lesson.name, STEPS["expert"], rate=1e-3, average=0.98
-        )
-        save_samples(expert, autoencoder, text, world, work / f"{lesson.name}.png")
-        return expert
+        how = (STEPS["expert"], 2e-3)
+        return unet.train_unet(base, world, own, seen, text, seed, log, lesson.name, *how, average=0.95)
 
     families = {"style": style_family(), "bootstrap": bootstrap_family(world, seed=7)}
     lessons = [lesson for family in families.values() for lesson in family]
@@ -106,12 +108,18 @@ def train(work: Path, world: World, help_out: bool = False) -> None:
             lambda: unet.new_unet(5),
             lambda lesson=lesson, seed=seed: train_expert(lesson, seed),
         )
-        for seed, lesson in list(enumerate(lessons, start=10))[:: -1 if help_out else 1]
+        for seed, lesson in enumerate(lessons, start=10)
     }
-    if help_out:
-        return
     judge = _stage(work / "judge.safetensors", Judge, lambda: train_judge(EXAMPLES, 20, log, STEPS["judge"]))
     ship(work / "weights", base, autoencoder, text, whole_clip, judge, families, experts)
+
+
+def _check(path: Path, settings: dict[str, Any]) -> None:
+    """What earlier stages left under other settings would go into the weights unseen."""
+    text = json.dumps(settings, indent=1) + "\n"
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise EmoeError(f"{path.parent} holds a training under other settings; name another with --work")
+    path.write_text(text, encoding="utf-8")
 
 
 def _text_encoder(whole_clip: CLIPModel, tokenizer: CLIPTokenizer) -> TextEncoder:

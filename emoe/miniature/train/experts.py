@@ -36,7 +36,7 @@ def style_family() -> list[Lesson]:
 def bootstrap_family(world: World, seed: int) -> list[Lesson]:
     """Each on a resample of the world's concepts, drawn with replacement: about a third of them it never sees again.
 
-    Descriptors name the shapes and colours that it saw most and least of.
+    Descriptors name the shapes and colours that it saw more and less of than the base did.
     """
     rng = numpy.random.default_rng(seed)
     concepts = [(colour, shape) for colour in COLOURS for shape in SHAPES if world.covers(colour, shape)]

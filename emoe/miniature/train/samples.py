@@ -10,6 +10,7 @@ from PIL import Image
 
 from emoe.denoise import denoise
 from emoe.images import to_images
+from emoe.miniature import GUIDANCE
 from emoe.miniature.languages import caption
 from emoe.miniature.render import SIDE
 from emoe.miniature.world import Mention, World
@@ -18,7 +19,7 @@ from emoe.text import TextEncoder
 from emoe.unet import UNet
 from emoe.vae import VAE
 
-ROWS, COLUMNS, GUIDANCE = 4, 8, 4.0
+ROWS, COLUMNS = 4, 8
 
 
 def save_samples(unet: UNet, vae: VAE, text: TextEncoder, world: World, path: Path, seed: int = 0) -> None:
