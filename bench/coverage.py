@@ -28,12 +28,12 @@ from card import show
 from coverage_answers import Answers, Found
 from coverage_measure import Family, Judges, Load, Variant
 from coverage_prompts import draw
-from coverage_report import Report
 from coverage_settings import FULL, SMALL, Plan, Row, Setting, choose, rank, validation
 from coverage_store import Store
 
 from emoe.config import SHIPPED
 from emoe.miniature.world import World
+from emoe.study.report import Report
 
 QUESTION = "Does uncertainty rise where coverage falls?"
 RESULTS = Path(__file__).parent / "results"
@@ -48,6 +48,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="where the report goes (default: bench/results; small: nowhere)")
     options = parser.parse_args()
+    if options.small and options.share != 1:
+        parser.error("--small has a plan of its own; leave out --share")
     start = time.monotonic()
     loads = {name: partial(Variant.load, path=path) for name, path in SHIPPED.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -56,8 +58,10 @@ def main() -> None:
         # networks this small gain nothing from a second thread: a process a family, with one thread each
         with ProcessPoolExecutor(len(loads), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
             plan = SMALL if options.small else FULL.of(options.share)
-            report, rows = experiment(loads, plan, work, shipped_judges, side_by_side=pool.map)
-        path = report.write(out, f"{date.today().isoformat()}-coverage{'-small' if options.small else ''}")
+            share = " --small" if options.small else f" --share {options.share:g}" if options.share != 1 else ""
+            command = f"python bench/coverage.py{share}"
+            report, rows = experiment(loads, plan, work, shipped_judges, side_by_side=pool.map, command=command)
+        path = report.write(out, f"{date.today().isoformat()}-coverage{share.replace(' --', '-').replace(' ', '-')}")
         show(QUESTION, rows, seconds=round(time.monotonic() - start), report=path.name)
 
 
@@ -82,11 +86,13 @@ class Study:
     def family(self) -> Family:
         prompts = draw(self.world, self.plan.splits)
         told = [ask.prompt for groups in prompts.values() for asks in groups.values() for ask in asks]
+        model = self.load(Variant())
         settings = {
             "world": asdict(self.world),
             "plan": asdict(self.plan),
             "prompts": hashlib.sha256("\n".join(told).encode()).hexdigest()[:8],
-            "mixture": self.load(Variant()).mixture,
+            "mixture": model.mixture,
+            "vae": model.vae_mark,
         }
         store = Store(self.work / f"{self.name}.jsonl", settings)
         plan = self.plan
@@ -106,6 +112,7 @@ def experiment(
     judges: Callable[[], Judges],
     world: World = World(),  # noqa: B008 (frozen)
     side_by_side: Callable[..., Iterable[Any]] = map,
+    command: str = "python bench/coverage.py",
 ) -> tuple[Report, list[Row]]:
     """The report, and what the table on the screen shows: every number of every family.
 
@@ -118,7 +125,7 @@ def experiment(
 
     report = Report(QUESTION)
     rows = [{"family": name} | row for name, answer in answers.items() for row in answer["summary"]]
-    sections.setup(report, answers, plan, world)
+    sections.setup(report, answers, plan, world, command)
     sections.short(report, rows)
     sections.choice(report, ranking, chosen)
     sections.languages(report, answers)

@@ -5,7 +5,6 @@ A row is a dict with a column a key. Intervals are of resampled specs, never of 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import combinations, islice
@@ -20,6 +19,7 @@ from coverage_store import Values
 from numpy.typing import ArrayLike
 
 from emoe.schedule import timesteps
+from emoe.study.baselines import saturated
 from emoe.study.statistics import (
     Interval,
     aurc,
@@ -231,16 +231,17 @@ class Answers:
         asks, found = self.drawn()
         kind = numpy.array([ask.mention.language if ask.group == "languages" else f"{ask.group}, {ask.case}"
                             for ask in asks])  # fmt: skip
+
+        def mean(column: str, name: str) -> Interval:
+            of = kind == name
+            values, clusters = found[column][of], found["cluster"][of]
+            return bootstrap(numpy.mean, values, clusters=clusters, resamples=self.plan.resamples)
+
         return [
-            {
-                "prompts": name,
-                "images": int((kind == name).sum()),
-                "told attributes right": bootstrap(numpy.mean, found["accuracy"][kind == name],
-                                                   resamples=self.plan.resamples),
-                "CLIP score": bootstrap(numpy.mean, found["clip"][kind == name], resamples=self.plan.resamples),
-            }
+            {"prompts": name, "images": int((kind == name).sum())}
+            | {"told attributes right": mean("accuracy", name), "CLIP score": mean("clip", name)}
             for name in dict.fromkeys(kind.tolist())
-        ]  # fmt: skip
+        ]
 
     def quartiles(self) -> list[Row]:
         """The paper's Table 1: quarters of the prompts by their number, and how well their images fit."""
@@ -251,10 +252,14 @@ class Answers:
             at = quartile(found[label])
             for row in quartile_table(found[label], **columns):
                 rows.append({"number": label} | row)
-            tests = {name: trend(at, values) for name, values in columns.items()}
-            told = {name: f"tau {test.tau:.3f}, p {test.p:.2g}" for name, test in tests.items()}
-            rows.append({"number": label, "quartile": "trend", "prompts": len(at), "uncertainty": ""} | told)
+            told = {name: self._tau(at, values, found["cluster"]) for name, values in columns.items()}
+            rows.append({"number": label, "quartile": "trend (tau)", "prompts": len(at), "uncertainty": ""} | told)
         return rows
+
+    def _tau(self, quarters: ArrayLike, values: ArrayLike, cluster: ArrayLike) -> Interval:
+        """Prompts of one scene are no independent witnesses, so that a test's p would flatter."""
+        tau = lambda at, of: trend(at, of).tau  # noqa: E731
+        return bootstrap(tau, quarters, values, clusters=cluster, resamples=self.plan.resamples)
 
     @cache  # noqa: B019 (as long-lived as the process)
     def rejects(self) -> list[Row]:
@@ -361,7 +366,7 @@ class Answers:
         found = self.family.baselines("test", "languages")
         experts = self.family.model(Variant()).gate.experts
         return [
-            {"number": name, "share within 0.001 of ln M": float(numpy.mean(values > math.log(experts) - 1e-3))}
+            {"number": name, "share within 0.001 of ln M": saturated(values, experts)}
             for name, values in found.items()
             if name.startswith("PaiDE")
         ]

@@ -51,9 +51,11 @@ def draw(world: World, splits: Mapping[str, Mapping[str, int]], seed: int = 0) -
     scenes = world.scenes(rng)
 
     def spec(group: str, i: int) -> list[Ask]:
+        """Of languages, without the word that all share: a prompt that holds it is told in part in any of them."""
+        fit = (scene for scene in scenes if group != "languages" or SHARED not in [t.shape for t in scene.things])
         while True:
             told = rng.permutation(TOLD)[: i % (len(TOLD) + 1)]  # short and long in turn
-            asks = ASK[group](world, rng, i, next(scenes), Mention(**dict.fromkeys(map(str, told), True)))
+            asks = ASK[group](world, rng, i, next(fit), Mention(**dict.fromkeys(map(str, told), True)))
             if known.isdisjoint(ask.reference for ask in asks):
                 known.update(ask.reference for ask in asks)
                 return asks

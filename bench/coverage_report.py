@@ -1,13 +1,11 @@
-"""Answers on paper: a dated Markdown file and its plots."""
+"""The plots of the coverage bench's report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy
 from coverage_settings import Row
 from matplotlib.axes import Axes
@@ -15,59 +13,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from emoe.study.statistics import Interval
-
-matplotlib.use("Agg")
-
-
-@dataclass
-class Report:
-    title: str
-    lines: list[str] = field(default_factory=list)
-    plots: dict[str, Figure | Image.Image] = field(default_factory=dict)
-
-    def section(self, title: str, *paragraphs: str) -> None:
-        self.lines += [f"## {title}", "", *(line for text in paragraphs for line in (text, ""))]
-
-    def table(self, rows: Sequence[Row], caption: str = "") -> None:
-        """A Markdown table; a key that a row lacks is an empty cell."""
-        keys = list(dict.fromkeys(key for row in rows for key in row))
-        self.lines += [f"{caption}", ""] if caption else []
-        self.lines += [_line(keys), _line(["---"] * len(keys))]
-        self.lines += [_line([_cell(row.get(key, "")) for key in keys]) for row in rows]
-        self.lines.append("")
-
-    def plot(self, name: str, picture: Figure | Image.Image, told: str) -> None:
-        self.plots[name] = picture
-        self.lines += [f"![{told}]({{stem}}-{name}.png)", ""]
-
-    def write(self, folder: Path, stem: str) -> Path:
-        """`stem`.md and `stem`-NAME.png."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, picture in self.plots.items():
-            path = folder / f"{stem}-{name}.png"
-            if isinstance(picture, Figure):
-                picture.savefig(path, dpi=110, bbox_inches="tight")
-            else:
-                picture.save(path)
-        path = folder / f"{stem}.md"
-        text = "\n".join([f"# {self.title}", "", *self.lines]).replace("{stem}", stem)
-        path.write_text(text.rstrip() + "\n", encoding="utf-8")
-        return path
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, Interval):
-        return " ".join([_number(value.value), f"({_number(value.low)} to {_number(value.high)})"])
-    return _number(value) if isinstance(value, float) else str(value)
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 100 else f"{value:.3g}"
-
 
 # Plots --------------------------------------------------------------------------------------------------------------
 

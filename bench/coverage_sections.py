@@ -5,27 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from coverage_answers import SHOWN, Found
-from coverage_report import Report, by_language, by_timestep, panels, risk, samples, side_by_side
+from coverage_report import by_language, by_timestep, panels, risk, samples, side_by_side
 from coverage_settings import WELL, Plan, Row, Setting
 
 from emoe.miniature.world import World
+from emoe.study.report import Report
 
 
-def setup(report: Report, answers: Mapping[str, Found], plan: Plan, world: World) -> None:
+def setup(report: Report, answers: Mapping[str, Found], plan: Plan, world: World, command: str) -> None:
     counts = "; ".join(
         f"{split}: " + ", ".join(f"{group} {n}" for group, n in groups.items()) for split, groups in plan.splits.items()
     )
     report.section(
         "What was measured",
-        "The same command, `python bench/coverage.py`, makes this file from the shipped weights. Mixtures: "
+        f"`{command}` makes this file from the shipped weights. Mixtures: "
         + ", ".join(f"{name} `{answer['mixture']}`" for name, answer in answers.items())
         + ".",
         "A spec is one scene, told in every language, or scenes that differ in one word. No caption comes twice, "
         f"in whatever language, so that validation and test share none. Specs: {counts}. Validation prompts chose "
-        "the setting (the next section) and the median distance of one PaiDE variant; every other number in this "
+        "the setting (see The choice) and the median distance of one PaiDE variant; every other number in this "
         "file is of test prompts.",
         f"AUROC uncovered: prompts in languages of coverage 0 against those in languages of at least {WELL:g} (in "
-        f"between lies neither). Parentheses: 95 % percentile intervals of {plan.resamples} bootstraps over specs. "
+        f"between lies neither). Parentheses: 95 % percentile intervals of {plan.resamples} bootstraps over specs, "
+        "which tell how sure a number is for other scenes, not for other languages: two are set against two. Specs of "
+        "languages are without the word that all share; Hungarian's purple is German's too. "
         "Coverage of the languages: " + ", ".join(f"{name} {share:g}" for name, share in world.languages.items()) + ".",
     )
 
@@ -117,7 +120,7 @@ def images(report: Report, answers: Mapping[str, Found], plan: Plan) -> None:
     for name, answer in answers.items():
         told = f"{name}: a row a language, from much covered to never"
         report.plot(f"samples-{name}", samples(answer["pictures"]), told)
-    report.section("Quartiles", "The paper's Table 1 in miniature; trends are Kendall's tau over the four quarters.")
+    report.section("Quartiles", "The paper's Table 1 in miniature; trends are Kendall's tau of quarter and value.")
     for name, answer in answers.items():
         report.table(answer["quartiles"], f"**{name}**")
     report.section(

@@ -6,9 +6,11 @@ import argparse
 from typing import Any
 
 import torch
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from emoe.device import choose
 from emoe.moe import mix
+from emoe.text import TextEncoder, clip_tokenizer
 from emoe.unet import UNet, UNetConfig
 
 SMALL = UNetConfig(channels=(32, 64, 128, 128), text_dim=64)
@@ -28,6 +30,15 @@ def random_unet(small: bool, experts: int = 0, layers: str = "all", **to: Any) -
     }  # fmt: skip
     unet.load_state_dict({name: t.to(**to) for name, t in state.items()}, strict=True, assign=True)
     return unet.eval().requires_grad_(False)
+
+
+def random_text(small: bool, device: torch.device) -> TextEncoder:
+    """SD1.5's text encoder."""
+    torch.manual_seed(0)
+    width, layers = (64, 2) if small else (768, 12)
+    config = CLIPTextConfig(hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers)
+    config.num_attention_heads, config.bos_token_id, config.eos_token_id = width // 64, 49406, 49407
+    return TextEncoder(CLIPTextModel(config).eval().requires_grad_(False).to(device), clip_tokenizer())
 
 
 def inputs(unet: UNet, rows: int = 1, size: int = 512) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

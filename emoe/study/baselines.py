@@ -13,7 +13,9 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from emoe.gate import phi
@@ -64,9 +66,9 @@ def mean_distance(distance: Tensor) -> Tensor:
     return distance.sum(dim=(-2, -1)) / (count * (count - 1))
 
 
-def saturated(value: Tensor, experts: int, within: float = 1e-3) -> float:
-    """The share of prompts whose PaiDE has reached its largest value, ln e, and says no more."""
-    return float((value > math.log(experts) - within).double().mean())
+def saturated(value: ArrayLike, experts: int, within: float = 1e-3) -> float:
+    """The share of prompts whose PaiDE, (b,), has reached its largest value, ln e, and says no more."""
+    return float(numpy.mean(numpy.asarray(value) > math.log(experts) - within))
 
 
 def next_latents(seen: Observed, step: Callable[..., Tensor]) -> Tensor:

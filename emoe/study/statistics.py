@@ -59,6 +59,8 @@ class Trend(NamedTuple):
 
 def trend(groups: ArrayLike, values: ArrayLike) -> Trend:
     """Do values rise over ordered groups? The Jonckheere-Terpstra test, which is Kendall's tau of group and value."""
+    if len(numpy.asarray(groups)) < 2:
+        return Trend(float("nan"), float("nan"))
     found = stats.kendalltau(groups, values)
     return Trend(float(found.statistic), float(found.pvalue))
 

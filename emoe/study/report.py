@@ -1,0 +1,207 @@
+"""Answers on paper: sections, tables and pictures; as Markdown with its files, or as one page that holds everything."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.figure import Figure
+from PIL import Image
+
+from emoe.study.statistics import Interval
+from emoe.whole import whole
+
+matplotlib.use("Agg")
+
+Row = Mapping[str, Any]
+
+
+class Section(NamedTuple):
+    title: str
+    paragraphs: Sequence[str]
+
+
+class Table(NamedTuple):
+    rows: Sequence[Row]
+    caption: str
+
+    @property
+    def keys(self) -> list[str]:
+        return list(dict.fromkeys(key for row in self.rows for key in row))
+
+    @property
+    def cells(self) -> list[list[Any]]:
+        """A key that a row lacks is an empty cell."""
+        return [[row.get(key, "") for key in self.keys] for row in self.rows]
+
+
+class Plot(NamedTuple):
+    name: str
+    picture: Figure | Image.Image
+    told: str
+
+
+@dataclass
+class Report:
+    title: str
+    blocks: list[Section | Table | Plot] = field(default_factory=list)
+
+    def section(self, title: str, *paragraphs: str) -> None:
+        self.blocks.append(Section(title, paragraphs))
+
+    def table(self, rows: Sequence[Row], caption: str = "") -> None:
+        self.blocks.append(Table(rows, caption))
+
+    def plot(self, name: str, picture: Figure | Image.Image, told: str) -> None:
+        self.blocks.append(Plot(name, picture, told))
+
+    def write(self, folder: Path, stem: str) -> Path:
+        """As Markdown: `stem`.md and `stem`-NAME.png."""
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [f"# {self.title}", ""]
+        for block in self.blocks:
+            match block:
+                case Section(title, paragraphs):
+                    lines += [f"## {title}", "", *(line for text in paragraphs for line in (text, ""))]
+                case Table(_, caption):
+                    lines += [f"{caption}", ""] if caption else []
+                    lines += [_line(block.keys), _line(["---"] * len(block.keys))]
+                    lines += [_line([_cell(value).replace("|", "\\|") for value in row]) for row in block.cells]
+                    lines.append("")
+                case Plot(name, picture, told):
+                    (folder / f"{stem}-{name}.png").write_bytes(_png(picture))
+                    lines += [f"![{told}]({stem}-{name}.png)", ""]
+        path = folder / f"{stem}.md"
+        with whole(path) as new:
+            new.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+        return path
+
+    def write_tables(self, folder: Path) -> None:
+        """Each as `NUMBER-title-of-its-section.csv`; an interval takes three columns."""
+        folder.mkdir(parents=True, exist_ok=True)
+        title, number = "", 0
+        for block in self.blocks:
+            if isinstance(block, Section):
+                title = block.title
+            if isinstance(block, Table):
+                number += 1
+                name = "-".join("".join(c if c.isalnum() else " " for c in title.lower()).split())
+                with (
+                    whole(folder / f"{number:02}-{name}.csv") as new,
+                    new.open("w", encoding="utf-8", newline="") as file,
+                ):
+                    rows = [_flat(row) for row in block.rows]
+                    keys = list(dict.fromkeys(key for row in rows for key in row))
+                    writer = csv.DictWriter(file, keys, restval="")
+                    writer.writeheader()
+                    writer.writerows(rows)
+
+    def write_page(self, path: Path) -> None:
+        """As one HTML file that needs no other: pictures inline, tables sorted by a click on a column's head."""
+        parts = [f"<h1>{html.escape(self.title)}</h1>"]
+        for block in self.blocks:
+            match block:
+                case Section(title, paragraphs):
+                    parts += [f"<h2>{html.escape(title)}</h2>", *(f"<p>{html.escape(text)}</p>" for text in paragraphs)]
+                case Table(_, caption):
+                    parts.append(_html_table(block, caption))
+                case Plot(_, picture, told):
+                    data = base64.b64encode(_png(picture)).decode()
+                    parts.append(f'<img alt="{html.escape(told)}" src="data:image/png;base64,{data}">')
+        page = PAGE.replace("{title}", html.escape(self.title)).replace("{body}", "\n".join(parts))
+        with whole(path) as new:
+            new.write_text(page, encoding="utf-8")
+
+
+PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>{title}</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
+.table { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
+caption { text-align: left; font-weight: 600; padding: 0.3rem 0; }
+th, td { padding: 0.25rem 0.7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
+td.number { text-align: right; white-space: nowrap; }
+th { cursor: pointer; border-bottom: 2px solid #888; }
+img { max-width: 100%; height: auto; }
+@media print { body { margin: 0; max-width: none; } h2, table, img { break-inside: avoid; }
+  .table { overflow: visible; } }
+</style>
+</head>
+<body>
+{body}
+<script>
+for (const head of document.querySelectorAll("th")) {
+  head.addEventListener("click", () => {
+    const body = head.closest("table").tBodies[0], column = head.cellIndex, up = head.dataset.up !== "1";
+    head.dataset.up = up ? "1" : "";
+    const key = row => row.cells[column].dataset.value ?? row.cells[column].textContent;
+    const order = (a, b) => isNaN(key(a)) || isNaN(key(b)) ? key(a).localeCompare(key(b)) : key(a) - key(b);
+    body.append(...[...body.rows].sort((a, b) => up ? order(a, b) : order(b, a)));
+  });
+}
+</script>
+</body>
+</html>
+"""
+
+
+def _html_table(table: Table, caption: str) -> str:
+    heads = "".join(f"<th>{html.escape(key)}</th>" for key in table.keys)
+    rows = "\n".join("<tr>" + "".join(map(_html_cell, row)) + "</tr>" for row in table.cells)
+    told = f"<caption>{html.escape(caption.strip('*'))}</caption>" if caption else ""
+    return f'<div class="table"><table>{told}<thead><tr>{heads}</tr></thead><tbody>\n{rows}\n</tbody></table></div>'
+
+
+def _html_cell(value: Any) -> str:
+    if not isinstance(value, float | int | Interval):
+        return f"<td>{html.escape(str(value))}</td>"
+    number = value.value if isinstance(value, Interval) else value
+    return f'<td class="number" data-value="{number}">{html.escape(_cell(value))}</td>'
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Interval):
+        return " ".join([_number(value.value), f"({_number(value.low)} to {_number(value.high)})"])
+    return _number(value) if isinstance(value, float) else str(value)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if value == 0 or 0.1 <= abs(value) < 100 else f"{value:.3g}"
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    flat = {}
+    for key, value in row.items():
+        if isinstance(value, Interval):
+            flat |= {key: value.value, f"{key}, low": value.low, f"{key}, high": value.high}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _png(picture: Figure | Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    if isinstance(picture, Figure):
+        picture.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+    else:
+        picture.save(buffer, format="png")
+    return buffer.getvalue()
