@@ -18,6 +18,8 @@ from emoe.pipeline import EMoE
 from emoe.scores import Reading, Scores, join
 
 MOST_WORDS = 77  # CLIP sees no more
+# Student's t: how many standard errors, of 2, 3, ... values, a mean without effect exceeds once in twenty times
+ERRORS = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,12 @@ class Change:
     words: str
     raises: float  # uncertainty of the whole prompt less that without these words: above 0, they raise it
     error: float  # standard error of that over the seeds
+    seeds: int
 
     @property
     def clear(self) -> bool:
-        """Whether it stands out of the noise: two standard errors."""
-        return abs(self.raises) > 2 * self.error
+        """Whether it stands out of the noise, as one in twenty words without effect would."""
+        return abs(self.raises) > ERRORS[min(self.seeds, len(ERRORS) + 1) - 2] * self.error
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def explain(model: EMoE, prompt: str, negative: str = "", reading: Reading | Non
         aleatoric=whole.aleatoric.item(),
         eu=whole.eu.item(),
         changes=[
-            Change(" ".join(words[start:end]), change, error)
+            Change(" ".join(words[start:end]), change, error, count)
             for (start, end), change, error in zip(parts, raises.mean(dim=0).tolist(), errors.tolist(), strict=True)
         ],
         map=whole.map[0],

@@ -57,7 +57,7 @@ class Model:
 
     @cached_property
     def vae(self) -> VAE:
-        """Loaded when it is first asked for: scoring never does. EmoeError if it is of another factor than `pixels`."""
+        """Loaded when it is first asked for: scoring never does. EmoeError if it cannot read the UNet's latents."""
         if self._load_vae is None:
             raise EmoeError("this model was made without a VAE, which images need; give it load_vae")
         vae = self._load_vae()
@@ -65,6 +65,11 @@ class Model:
             raise EmoeError(
                 f"the VAE makes {vae.config.pixels} pixels of a latent one, and {self.pixels} were expected: the "
                 "config.json that belongs to it is missing or wrong; name a folder that holds both under vae"
+            )
+        ours, theirs = self.unet.config.latent_channels, vae.config.latent_channels
+        if ours != theirs:
+            raise EmoeError(
+                f"the VAE reads latents of {theirs} channels, the UNet draws {ours}; name another under vae"
             )
         return vae
 

@@ -16,6 +16,7 @@ class Prompt(NamedTuple):
     text: str
     negative: str | None = None  # None: whatever is said for the whole list
     id: str | int | None = None
+    group: str | None = None  # what a study sets against another
 
 
 def check_text(text: object) -> None:
@@ -31,7 +32,7 @@ def check_text(text: object) -> None:
 def read_prompts(path: str | Path) -> list[Prompt]:
     """Every prompt of a file, in its order; "-" reads lines from standard input.
 
-    .txt: one a line, blank lines left out.  .csv, .jsonl: a `prompt` column, optional `id` and `negative_prompt`.
+    .txt: one a line, blank lines left out.  .csv, .jsonl: a `prompt` column, optional `id`, `negative_prompt`, `group`.
     .json: COCO captions ({"annotations": [{"id": ..., "caption": ...}]}), or a list of texts or objects.
     EmoeError names the file and the line.
     """
@@ -122,13 +123,14 @@ def _prompt(row: Any, where: str) -> Prompt:
         raise EmoeError(f"{where} is {row!r:.60}; it must be an object with a prompt")
     if "prompt" not in row:
         raise EmoeError(f"{where} has no prompt (it has {', '.join(map(str, row)) or 'nothing'})")
-    negative, name = row.get("negative_prompt"), row.get("id")
-    for key, value in (("prompt", row["prompt"]), ("negative_prompt", negative or "")):
+    negative, name, group = (row.get(key) for key in ("negative_prompt", "id", "group"))
+    group = str(group) if type(group) is int else group
+    for key, value in (("prompt", row["prompt"]), ("negative_prompt", negative or ""), ("group", group or "")):
         if not isinstance(value, str):
             raise EmoeError(f"{where}: its {key} is {value!r:.60}; it must be text")
     if isinstance(name, bool) or not isinstance(name, str | int | None):
         raise EmoeError(f"{where}: its id is {name!r:.60}; it must be text or a whole number")
     with about(where):
-        for value in (row["prompt"], negative or "", str(name)):
+        for value in (row["prompt"], negative or "", str(name), group or ""):
             check_text(value)
-    return Prompt(row["prompt"], negative, name)
+    return Prompt(row["prompt"], negative, name, group)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from emoe import EMoE, EmoeError
-from emoe.explaining import explain
+from emoe.explaining import Change, explain
 from emoe.scores import Reading
 
 PROMPT = "a red bus  at night"
@@ -40,8 +40,16 @@ def test_differences_are_those_of_separate_scores(model, found):
     bus = next(change for change in found.changes if change.words == "bus")
     assert bus.raises == pytest.approx(differences.mean().item(), rel=1e-3)
     assert bus.error == pytest.approx(differences.std().item() / 3**0.5, rel=1e-2)
-    assert bus.clear == (abs(bus.raises) > 2 * bus.error)
+    assert bus.clear == (abs(bus.raises) > 4.30 * bus.error)
     assert found.uncertainty == pytest.approx(sum(run[0].item() for run in runs) / 3, rel=1e-4)
+
+
+@pytest.mark.parametrize("seeds", range(2, 11))
+def test_few_words_without_effect_are_clear(seeds):
+    noise = torch.randn(4000, seeds, generator=torch.Generator().manual_seed(seeds))
+    errors = noise.std(dim=1) / seeds**0.5
+    changes = [Change("word", *pair, seeds) for pair in zip(noise.mean(dim=1).tolist(), errors.tolist(), strict=True)]
+    assert 0.035 < sum(change.clear for change in changes) / 4000 < 0.065
 
 
 def test_the_parts_of_the_number(model, found):

@@ -10,6 +10,7 @@ from conftest import score
 from scipy.stats import percentileofscore
 
 from emoe import EmoeError
+from emoe.records import RecordFile
 from emoe.reference import Reference, load_reference, quantiles, save_reference
 from emoe.scores import Reading
 
@@ -116,6 +117,31 @@ def test_a_file_of_scores_belongs_to_one_reference(run, weights, made, tmp_path)
     assert run(*arguments, "--reference", str(made))[0] == 0
     assert run(*arguments, "--reference", str(made))[0] == 0
     assert run(*arguments)[0] == 2
+
+
+@pytest.mark.parametrize("last", [2, 4])
+def test_a_calibration_cut_short_goes_on(run, weights, made, monkeypatch, tmp_path, last):
+    out, kept = tmp_path / "list.json", tmp_path / ".list.json.scores.jsonl"
+    arguments = ("calibrate", *PROMPTS[:4], *score(weights=weights)[1:], "--batch-size", "2", "--out", str(out))
+    write = RecordFile.write
+
+    def cut_short(file, records):
+        write(file, records)
+        if len(kept.read_text().splitlines()) == last:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordFile, "write", cut_short)
+        assert run(*arguments)[0] == 130
+    assert not out.exists()
+    assert len(kept.read_text().splitlines()) == last
+    code, _, err = run("calibrate", "a cat", *score(weights=weights)[1:], "--out", str(out))
+    assert (code, len(err.splitlines())) == (2, 1)  # what is there belongs to another list
+    assert run(*arguments)[0] == 0
+    assert not kept.exists()
+    whole = tmp_path / "whole.json"
+    assert run(*arguments[:-1], str(whole))[0] == 0
+    assert out.read_text() == whole.read_text()
 
 
 def test_nothing_else_is_replaced(run, weights, made, tmp_path):

@@ -15,6 +15,7 @@ from emoe import EMoE, EmoeError
 from emoe.assemble import STOCK
 from emoe.checkpoint.file import WeightsFile
 from emoe.checkpoint.open import examine
+from emoe.vae import VAEConfig
 
 FEW = {"mode": "mixture", "steps": 1, "size": 64}
 
@@ -165,6 +166,14 @@ def test_a_vae_of_other_levels_than_its_config_tells(states, tmp_path, levels, e
     sentence = f"^the VAE makes 4 pixels of a latent one, and {expected} were expected: .*$"  # in one line
     with pytest.raises(EmoeError, match=sentence):
         found.generate("a", **FEW)
+
+
+def test_a_vae_of_other_latents(states, tmp_path):
+    """As those of later models are."""
+    vae = random_vae(VAEConfig(channels=(32, 64, 128, 128), latent_channels=16))
+    other = forms.safetensors(tmp_path / "v.safetensors", vae.state_dict())
+    with pytest.raises(EmoeError, match="the VAE reads latents of 16 channels, the UNet draws 4"):
+        model(tmp_path, write(tmp_path, states[0])[0], vae=str(other)).generate("a", **FEW)
 
 
 @pytest.mark.parametrize("widths", [[32], [32] * 7, "32", 3, {}])

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from emoe.commands.options import (
     add_machine,
@@ -17,9 +15,10 @@ from emoe.commands.options import (
     be_verbose,
     reading_of,
     rows_of,
-    texts_of,
 )
+from emoe.commands.scored import scored
 from emoe.errors import EmoeError
+from emoe.records import RecordFile
 from emoe.terminal import say, show
 from emoe.whole import check_place
 
@@ -54,16 +53,19 @@ def run(options: argparse.Namespace) -> int:
 
     if path.exists():
         load_reference(path)  # nothing else is replaced
+    scores = RecordFile(path.with_name(f".{path.name}.scores.jsonl"), rows)  # until it is done: a run cut short goes on
     reading = reading_of(options)
     if options.batch_size is not None:
         check_batch_size(options.batch_size)
     model = EMoE.from_toml(options.weights, device=options.device, dtype=options.dtype)
-    values: list[float] = []
-    with tqdm(total=len(rows), unit="prompt", disable=not sys.stderr.isatty()) as bar:
-        for batch in model.stream(*texts_of(rows), reading, options.batch_size):
-            values += [record["uncertainty"] for record in batch.records()]
-            bar.update(len(values) - bar.n)
-    save_reference(Reference(sorted(values), model.mixture, model.at_own_size(reading)), path)
+    reading = model.at_own_size(reading)
+    scores.check(asdict(reading) | {"mixture": model.mixture})
+    values = [record["uncertainty"] for record in scores.records]
+    for records in scored(model, rows, reading, options.batch_size, done=len(values)):
+        scores.write(records)
+        values += [record["uncertainty"] for record in records]
+    save_reference(Reference(sorted(values), model.mixture, reading), path)
+    scores.path.unlink()
     if len(values) < FEW:
         say(f"{len(values)} prompts make a rough reference; a few hundred make a good one")
     for share, value in quantiles(values).items():

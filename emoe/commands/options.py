@@ -71,7 +71,7 @@ def be_verbose(options: argparse.Namespace) -> None:
 
 
 def rows_of(options: argparse.Namespace) -> list[Record]:
-    """The prompts, their negative prompts, and their ids where they have any."""
+    """The prompts, their negative prompts, and their ids and groups where they have any."""
     prompts = [Prompt(text) for text in options.prompt]
     prompts += read_prompts(options.prompts) if options.prompts is not None else []
     if not prompts:
@@ -79,7 +79,7 @@ def rows_of(options: argparse.Namespace) -> list[Record]:
     for text in (*options.prompt, options.negative):
         check_text(text)
     return [
-        ({} if p.id is None else {"id": p.id})
+        {key: value for key, value in (("id", p.id), ("group", p.group)) if value is not None}
         | {"prompt": p.text, "negative_prompt": options.negative if p.negative is None else p.negative}
         for p in prompts
     ]

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from emoe.commands.options import (
     add_machine,
@@ -21,8 +18,8 @@ from emoe.commands.options import (
     reference_of,
     rows_of,
     show_json,
-    texts_of,
 )
+from emoe.commands.scored import scored
 from emoe.records import Record, RecordFile
 from emoe.terminal import say, show, visible
 
@@ -56,9 +53,6 @@ def run(options: argparse.Namespace) -> int:
     if file:
         file.check({key: value for key, value in asdict(reading).items() if value is not None})
         file.check({"reference": reference.mark if reference else None})
-    if file and done == len(rows):
-        say(f"{file.path} holds all {done} scores already")
-        return 0
 
     from emoe.pipeline import EMoE, check_batch_size
 
@@ -68,19 +62,17 @@ def run(options: argparse.Namespace) -> int:
     reading = model.at_own_size(reading)
     if file:
         file.check(asdict(reading) | {"mixture": model.mixture})
+    if file and done == len(rows):
+        say(f"{file.path} holds all {done} scores already")
+        return 0
     if reference:
         reference.check(model.mixture, reading)
     write = file.write if file else show_json if options.json else _Table().write
 
-    todo = rows[done:]
-    with tqdm(total=len(rows), initial=done, unit="prompt", disable=not sys.stderr.isatty()) as bar:
-        for batch in model.stream(*texts_of(todo), reading, options.batch_size):
-            records = batch.records()
-            if reference:
-                records = [record | reference.told(record["uncertainty"]) for record in records]
-            write([row | record for row, record in zip(todo, records, strict=False)])
-            todo = todo[len(records) :]
-            bar.update(len(records))
+    for records in scored(model, rows, reading, options.batch_size, done):
+        if reference:
+            records = [record | reference.told(record["uncertainty"]) for record in records]
+        write(records)
     if file:
         say(f"{len(rows)} scores in {file.path}")
     return 0
