@@ -38,7 +38,7 @@ def main() -> None:
         for path in weights.parent.glob("*.safetensors"):
             path.read_bytes()
         found: dict[str, list[Built]] = {"float16": [], "float32": []}
-        for _ in range(options.rounds):
+        for _ in range(1 if options.small else options.rounds):
             for dtype, results in found.items():
                 with ProcessPoolExecutor(1, get_context("spawn")) as process:
                     results.append(process.submit(build, weights, dtype).result())

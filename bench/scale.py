@@ -40,7 +40,9 @@ def main() -> None:
     cuda = to["device"].type == "cuda"
     here = Point(size=size)
     series = {
-        "prompts": [here._replace(rows=rows) for rows in ((1, 4, 16, 64) if cuda else (1, 2, 4))],
+        "prompts": [
+            here._replace(rows=rows) for rows in ((1, 4, 16, 64) if cuda else (1, 2) if options.small else (1, 2, 4))
+        ],
         "experts": [here._replace(experts=experts) for experts in ((2, 4) if options.small else (2, 4, 6, 8))],
         "size": [here._replace(size=n) for n in ((128, 256) if options.small else (256, 384, 512, 768))],
     }
