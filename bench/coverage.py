@@ -1,7 +1,7 @@
 """Does uncertainty rise where coverage falls? The miniature knows its coverage, so this is an experiment.
 
-python bench/coverage.py --small        a few prompts, under 20 s: the machinery, no result
-python bench/coverage.py                everything, under 30 minutes on 2 cores; the report goes to bench/results
+python bench/coverage.py --small        a few prompts, about 40 s: the machinery, no result
+python bench/coverage.py                everything, 15 minutes on 2 cores; the report goes to bench/results
 
 Which number to read, and where, is chosen on the validation prompts; the test prompts then judge it beside the paper's
 own and every baseline. Measurements are kept in --work as they come: after a stop, the same command goes on.
