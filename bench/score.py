@@ -17,6 +17,7 @@ from card import peak_memory, show
 from random_experts import write_mixture
 
 from emoe import EMoE
+from emoe.heap import keep_freed_memory
 
 PROMPTS = [
     "a red bus",
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     options = parser.parse_args()
+    keep_freed_memory()  # as the command line does
     with tempfile.TemporaryDirectory() as folder:
         weights = options.weights or write_mixture(Path(folder), full=not options.small)
         measure(weights, options.device, options.dtype, 256 if options.small else None)

@@ -13,12 +13,14 @@ from typing import NoReturn
 from emoe import __version__
 from emoe.commands import build, calibrate, demo, explain, generate, inspect, score, study
 from emoe.errors import EmoeError
+from emoe.heap import keep_freed_memory
 from emoe.terminal import say
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0, 2 for anything the user can mend, 130 for Ctrl-C, 1 for a mistake of ours."""
     logging.getLogger("emoe").handlers = [_Warnings()]
+    keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whatever the locale: prompts come in all languages
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")

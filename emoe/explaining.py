@@ -6,7 +6,7 @@ Axes: s seeds, v variants of the prompt (the whole one first), e experts.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -74,7 +74,7 @@ def explain(model: EMoE, prompt: str, negative: str = "", reading: Reading | Non
     raises = uncertainty[:, :1] - uncertainty[:, 1:]
     count = reading.seeds
     errors = ((raises - raises.mean(dim=0)).square().sum(dim=0) / (count - 1) / count).sqrt()
-    whole = model.score([prompt], negative, **_options(reading))
+    whole = model.score([prompt], negative, **asdict(reading))
     return Explanation(
         prompt=prompt,
         uncertainty=uncertainty[:, 0].mean().item(),
@@ -105,10 +105,6 @@ def _parts(words: list[str]) -> Iterator[tuple[int, int]]:
 
 def _scores(model: EMoE, variants: list[str], negative: str, reading: Reading) -> Scores:
     return join(list(model.stream(variants, negative, replace(reading, seeds=1), batch_size=8)))
-
-
-def _options(reading: Reading) -> dict[str, Any]:
-    return {key: getattr(reading, key) for key in ("seed", "seeds", "timestep", "size", "read_out")}
 
 
 def _similarities(model: EMoE, prompt: str, negative: str) -> list[float] | None:

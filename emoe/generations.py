@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from emoe.errors import EmoeError
-from emoe.schedule import SCHEDULERS, timesteps
+from emoe.schedule import SCHEDULERS
 from emoe.scores import Reading, Scores
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ class Recipe:
     seed: int = 0  # of the starting noise, the same for every prompt and path
     size: int | None = None  # pixels a side, a multiple of 64; None: the checkpoint's own
     max_uncertainty: float | None = None  # prompts above it are halted before the second step
+    read_out: str = "post"  # as a `Reading`'s
+    estimator: str = "eu"
 
     def __post_init__(self):
         for key, choices in (("mode", MODES), ("scheduler", SCHEDULERS)):
@@ -43,12 +45,13 @@ class Recipe:
             raise EmoeError(f"max_uncertainty is {limit!r}; it must be a number of at least 0")
         if limit is not None and self.mode == "mixture":
             raise EmoeError("mode 'mixture' measures no uncertainty to halt at; choose 'fast' or 'emoe'")
-        _ = self.reading  # steps, seed and size are checked there
+        _ = self.reading  # the rest is checked there
 
     @property
     def reading(self) -> Reading:
         """Where the uncertainty is read: at the first step, from the same noise."""
-        return Reading(timestep=timesteps(self.steps)[0], seed=self.seed, size=self.size)
+        others = {key: getattr(self, key) for key in ("seed", "size", "read_out", "estimator")}
+        return Reading.of(self.steps, **others)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ class EMoE(Model):
         timestep: int | None = None,
         size: int | None = None,
         read_out: str = "post",
+        estimator: str = "eu",
         batch_size: int | None = None,
     ) -> Scores:
         """The epistemic uncertainty of each prompt, which does not depend on the others.
@@ -66,9 +67,11 @@ class EMoE(Model):
         steps: of a run of so many, the first is read.  timestep: read here instead, 0 to 999.
         size: pixels a side, a multiple of 64; default the checkpoint's own.
         read_out: "post" (what leaves the mid-block) or "pre" (what enters it).
+        estimator: what `uncertainty` is: "eu" (the paper's), or "eu-over-answer" (over how much a prompt changes).
         batch_size: prompts at a time, each one row before the split and M after it; default 1 on a CPU, else 16.
         """
-        reading = Reading.of(steps, timestep, seed=seed, seeds=seeds, size=size, read_out=read_out)
+        others = {"seed": seed, "seeds": seeds, "size": size, "read_out": read_out, "estimator": estimator}
+        reading = Reading.of(steps, timestep, **others)
         batches = list(self.stream(prompts, negative, reading, batch_size))
         if not batches:
             raise EmoeError("there are no prompts to score")
@@ -86,8 +89,9 @@ class EMoE(Model):
         batch_size = self._batch_size(batch_size, 16)
         reading = self.at_own_size(reading)
         with enough_memory():
+            empty = scoring.of_empty(self, reading)
             for start in range(0, len(pairs), batch_size):
-                yield scoring.score(self, *_unzipped(pairs[start : start + batch_size]), reading)
+                yield scoring.score(self, *_unzipped(pairs[start : start + batch_size]), reading, empty)
 
     # Images ---------------------------------------------------------------------------------------------------------
 
@@ -103,15 +107,18 @@ class EMoE(Model):
         seed: int = 0,
         size: int | None = None,
         max_uncertainty: float | None = None,
+        read_out: str = "post",
+        estimator: str = "eu",
         batch_size: int | None = None,
     ) -> list[Generation]:
         """Images, and how uncertain the model was: of each prompt its PIL images and its scores.
 
         mode: "emoe" (one image per expert's path), "fast" (one image), "mixture" (one image, no uncertainty).
         scheduler: "ddim", "ddpm", "dpm++".  guidance: 1 is none.  max_uncertainty: prompts above get no image.
-        negative, steps, seed, size, batch_size as for `score`; the default batch size is 1 on a CPU, else 4.
+        negative, steps, seed, size, read_out, estimator, batch_size as for `score`; by default a batch is 1 on a CPU,
+        else 4.
         """
-        recipe = Recipe(mode, scheduler, steps, guidance, seed, size, max_uncertainty)
+        recipe = Recipe(mode, scheduler, steps, guidance, seed, size, max_uncertainty, read_out, estimator)
         return list(self.stream_images(prompts, negative, recipe, batch_size))
 
     def stream_images(

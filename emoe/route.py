@@ -42,6 +42,10 @@ class Route(ABC):
         route.split = None
         return route
 
+    def merged(self, weights: Sequence[Tensor]) -> Tensor | None:
+        """The experts' matrices (c', c) as one per sample, (b, c', c), or one for all, (1, c', c); None: no such."""
+        return None
+
     @abstractmethod
     def shares(self, x: Tensor, gate: nn.Module | None) -> Sequence[Share]:
         """Divide the rows of `x` (rows, n, c), a mixture's input, among the experts.
@@ -74,13 +78,18 @@ class PromptRoute(Route):
     ):
         super().__init__(*weights.shape, split)
         self.weights = weights
-        # planned here, once: for the samples, and for their paths
+        # planned here, once: for matrices, for the samples, and for their paths
+        own = weights[:1] if (weights == weights[0]).all() else weights  # guidance halves go the same way
+        self.of_matrices = [(i, own[:, i].to(device, dtype)) for i in range(self.experts) if own[:, i].any()]
         self.of_samples, self.of_paths = (
             divide(w > 0, w[:, None].to(device, dtype)) for w in (weights, weights.repeat(self.experts, 1))
         )
 
     def shares(self, x: Tensor, gate: nn.Module | None = None) -> list[Share]:
         return self.of_samples if len(x) == self.samples else self.of_paths  # the rows tell which
+
+    def merged(self, weights: Sequence[Tensor]) -> Tensor:
+        return sum(share[:, None, None] * weights[expert] for expert, share in self.of_matrices)
 
 
 class HiddenRoute(Route):

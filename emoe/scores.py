@@ -15,6 +15,8 @@ from emoe.schedule import TRAIN_STEPS, timesteps
 
 SIZE_STEP = 64  # pixels: 8 to a latent pixel's side, and the UNet halves the resolution three times
 LARGEST = 8192  # pixels a side; no SD1.5 model has seen a quarter of it
+READ_OUTS = ("post", "pre")
+ESTIMATORS = ("eu", "eu-over-answer")
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,16 @@ class Reading:
     timestep: int = 961  # 0 to 999; 961 is the first of 25 steps
     size: int | None = None  # pixels a side, a multiple of 64; None: the checkpoint's own
     read_out: str = "post"  # "post" (what leaves the mid-block) or "pre" (what enters it)
+    estimator: str = "eu"  # what `uncertainty` is: "eu" (the paper's) or "eu-over-answer"
 
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name != "read_out" and type(value) is not int and not (field.name == "size" and value is None):
+            if field.name in (choices := {"read_out": READ_OUTS, "estimator": ESTIMATORS}):
+                if value not in choices[field.name]:
+                    raise EmoeError(f"{field.name} is {value!r}; choose {' or '.join(map(repr, choices[field.name]))}")
+            elif type(value) is not int and not (field.name == "size" and value is None):
                 raise EmoeError(f"{field.name} is {value!r}; it must be a whole number")
-        if self.read_out not in ("post", "pre"):
-            raise EmoeError(f"read_out is {self.read_out!r}; choose 'post' or 'pre'")
         if self.seeds < 1:
             raise EmoeError(f"seeds is {self.seeds}; it must be at least 1")
         if not 0 <= self.seed <= 2**63 - self.seeds:
@@ -56,7 +60,7 @@ class Scores:
     prompts: list[str]
     negative_prompts: list[str]
     eu: Tensor  # (p,) Eq. 8, averaged over the seeds
-    uncertainty: Tensor  # (p,) sqrt(d_mid) * eu, Appendix A
+    uncertainty: Tensor  # (p,) sqrt(d_mid) * eu, Appendix A; or what the reading's estimator says
     relative: Tensor  # (p,) eu over the mean square of the paths' mean activation
     aleatoric: Tensor | None  # (p,) variance over the seeds; None with one seed
     map: Tensor  # (p, h, w) the variance over paths at the mid-block's pixels

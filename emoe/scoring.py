@@ -6,37 +6,42 @@ Axes: b prompts, e experts (paths), s seeds, c channels, h w space.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from emoe.device import check_finite
+from emoe.errors import EmoeError
 from emoe.model import Model
+from emoe.route import Route
 from emoe.schedule import noise
 from emoe.scores import Reading, Scores
-from emoe.uncertainty import measure, paths
+from emoe.text import TextStates
+from emoe.uncertainty import answer, measure, paths
 
 
 @torch.inference_mode()
-def score(model: Model, prompts: list[str], negatives: list[str], reading: Reading) -> Scores:
-    """All of them at once. The reading has a size."""
+def score(
+    model: Model, prompts: list[str], negatives: list[str], reading: Reading, empty: Tensor | None = None
+) -> Scores:
+    """All of them at once. The reading has a size.
+
+    empty: `of_empty`, for an estimator that takes it, where it is at hand already.
+    """
     text = model.encode(prompts)  # (b, 77, c)
     negative = model.encode(negatives) if any(negatives) else None
     route = model.route(text, negative)
-    states, t = text.states.to(model.dtype), torch.tensor([reading.timestep], device=model.device)
-    side = reading.size // model.pixels
-    shape = (1, model.unet.config.latent_channels, side, side)
-
-    m = []
-    for seed in range(reading.seed, reading.seed + reading.seeds):
-        z = noise(seed, shape).to(model.device, model.dtype)  # the same for every prompt
-        out = model.unet(z.expand(len(prompts), -1, -1, -1), t, states, route, stop_at_mid=True)
-        m.append(paths(out.m_post if reading.read_out == "post" else out.m_pre, model.gate.experts))
-    found = measure(torch.stack(m))  # (s, e, b, c, h, w) -> (b,)
-
+    m = middle(model, text, route, reading)
+    found = measure(m)  # (s, e, b, c, h, w) -> (b,)
     check_finite(prompts, found.eu, model.dtype)
+
+    uncertainty = found.uncertainty
+    if reading.estimator == "eu-over-answer":
+        check_not_empty(text)
+        uncertainty = found.eu / answer(m, of_empty(model, reading) if empty is None else empty)
     return Scores(
         prompts=prompts,
         negative_prompts=negatives,
         eu=found.eu.cpu(),
-        uncertainty=found.uncertainty.cpu(),
+        uncertainty=uncertainty.cpu(),
         relative=found.relative.cpu(),
         aleatoric=found.aleatoric.cpu() if reading.seeds > 1 else None,
         map=found.map.cpu(),
@@ -44,3 +49,34 @@ def score(model: Model, prompts: list[str], negatives: list[str], reading: Readi
         reading=reading,
         mixture=model.mixture,
     )
+
+
+def middle(model: Model, text: TextStates, route: Route, reading: Reading) -> Tensor:
+    """What every path shows at the mid-block, (s, e, b, c, h, w), under every seed."""
+    states, t = text.states.to(model.dtype), torch.tensor([reading.timestep], device=model.device)
+    side = reading.size // model.pixels
+    shape = (1, model.unet.config.latent_channels, side, side)
+    m = []
+    for seed in range(reading.seed, reading.seed + reading.seeds):
+        z = noise(seed, shape).to(model.device, model.dtype)  # the same for every prompt
+        out = model.unet(z.expand(len(states), -1, -1, -1), t, states, route, stop_at_mid=True)
+        m.append(paths(out.m_post if reading.read_out == "post" else out.m_pre, model.gate.experts))
+    return torch.stack(m)
+
+
+@torch.inference_mode()
+def of_empty(model: Model, reading: Reading) -> Tensor | None:
+    """The same of the empty prompt, (s, e, 1, c, h, w); None for an estimator that does not take it."""
+    if reading.estimator != "eu-over-answer":
+        return None
+    text = model.encode([""])
+    return middle(model, text, model.route(text, None), reading)
+
+
+def check_not_empty(text: TextStates) -> None:
+    for prompt, tokens in zip(text.prompts, text.content.sum(dim=1).tolist(), strict=True):
+        if tokens == 1:  # the end
+            raise EmoeError(
+                f"the prompt {prompt!r} is empty, and estimator 'eu-over-answer' holds prompts against the empty one; "
+                "leave it out, or take 'eu'"
+            )

@@ -9,6 +9,7 @@ import torch
 from conftest import NEGATIVE, POSITIVE, mixture_of, random_unet, uniform_model
 from torch import Tensor
 
+from emoe.errors import EmoeError
 from emoe.gate import PromptGate
 from emoe.pipeline import EMoE
 from emoe.schedule import BARS, noise
@@ -45,6 +46,26 @@ def test_both_ways_of_looking_are_the_score(model, seen):
     assert torch.allclose(estimators.ESTIMATORS["relative"](part), scores.relative, rtol=1e-4)
     pre = model.score(PROMPTS, batch_size=5, read_out="pre").eu
     assert torch.allclose(BASELINES["Var(m_pre)"](seen), pre, rtol=1e-4)
+
+
+def test_the_score_over_the_answer(model):
+    asked = {"estimator": "eu-over-answer", "read_out": "pre", "seed": 3, "seeds": 2}
+    scores = model.score(PROMPTS, batch_size=2, **asked)
+    seeds = []
+    for seed in (3, 4):
+        z = starting_noise(model, seed)
+        here, empty = (look(model, model.encode(texts), z, 961).m_pre for texts in (PROMPTS, [""]))
+        seeds.append(estimators.parts(here, empty))
+    part = estimators.join(seeds)
+    assert torch.allclose(scores.uncertainty, estimators.ESTIMATORS["eu over answer"](part), rtol=1e-4)
+    plain = model.score(PROMPTS, batch_size=5, **asked | {"estimator": "eu"})
+    assert torch.equal(plain.eu, model.score(PROMPTS, batch_size=5, **asked).eu)  # the other numbers stay
+    assert (plain.uncertainty / scores.uncertainty).std() > 0
+
+
+def test_an_empty_prompt_has_no_answer(model):
+    with pytest.raises(EmoeError, match="is empty"):
+        model.score(["a red bus", "  "], estimator="eu-over-answer", batch_size=2)
 
 
 def test_the_observed_step_is_the_runs_first(model, seen):

@@ -44,6 +44,7 @@ def test_json_equals_python(run, weights):
         "timestep",
         "size",
         "read_out",
+        "estimator",
         "mixture",
     ]
     assert records[0]["negative_prompt"] == "blurry"
@@ -244,7 +245,7 @@ def test_wrong_arguments(weights):
     ):
         with pytest.raises(EmoeError, match=sentence):
             model.score(*arguments)
-    for settings in ({"read_out": "end"}, {"seeds": 0}, {"size": 65}, {"timestep": -1}):
+    for settings in ({"read_out": "end"}, {"estimator": "best"}, {"seeds": 0}, {"size": 65}, {"timestep": -1}):
         with pytest.raises(EmoeError):
             model.score(["a"], **settings)
     with pytest.raises(EmoeError, match="dtype is 'float8'"):

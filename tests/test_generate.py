@@ -147,6 +147,15 @@ def test_fast_draws_what_mixture_draws_and_scores_what_score_scores(drawer):
         assert "eu" not in b.record()
 
 
+def test_a_halt_by_the_other_estimator(drawer):
+    asked = {"read_out": "pre", "estimator": "eu-over-answer"}
+    low, high = drawer.score(PROMPTS, **asked, **FEW).uncertainty.sort().values.tolist()
+    drawn = drawer.generate(PROMPTS, mode="fast", max_uncertainty=(low + high) / 2, batch_size=2, **asked, **FEW)
+    assert sorted(one.scores.uncertainty.item() for one in drawn) == pytest.approx([low, high], rel=1e-4)
+    assert [one.halted for one in drawn] == [one.scores.uncertainty > (low + high) / 2 for one in drawn]
+    assert drawn[0].record()["estimator"] == "eu-over-answer"
+
+
 def test_the_paths_of_the_first_step_have_the_uncertainty_of_the_score(drawer):
     """Algorithm 1 reads it there; `generate` asks `score`, which does not run the way up."""
     first = next(steps(drawer, PROMPTS, ["", ""], Recipe(**FEW)))

@@ -67,6 +67,8 @@ def test_a_folder_of_images(draw, weights, tmp_path):
             "seed",
             "size",
             "max_uncertainty",
+            "read_out",
+            "estimator",
             "timestep",
             "mixture",
             "vae",

@@ -8,8 +8,9 @@ from conftest import NEGATIVE, POSITIVE, close, mixture_of, sample, uniform_mode
 
 from emoe.gate import HiddenGate, PromptGate, UniformGate
 from emoe.moe import Mixture, mix, mixed_layers, mixtures
+from emoe.moe.mixture import LinearMixture
 from emoe.pipeline import EMoE
-from emoe.route import HiddenRoute, OneHot, PromptRoute
+from emoe.route import HiddenRoute, OneHot, PromptRoute, choose
 from emoe.uncertainty import measure, paths
 from emoe.unet import UNet
 
@@ -198,6 +199,19 @@ def test_m_rows_equal_m_runs(base, experts):
         assert close(together[i : i + 1], one) < 1e-5
 
 
+@pytest.mark.parametrize("samples", [1, 2, 3])
+@pytest.mark.parametrize("paths", [1, 4])
+def test_summing_the_matrices_first_is_the_mixture(base, experts, samples, paths):
+    layer = mixtures(mixture_of(base, experts))["down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"]
+    assert isinstance(layer, LinearMixture)
+    x = torch.randn(paths * samples, 5, 64, generator=torch.Generator().manual_seed(1))
+    weights = choose(torch.randn(samples, 4, generator=torch.Generator().manual_seed(2)), 2)
+    for own in (weights, weights[:1].expand(samples, -1)):  # a route each, or one for all
+        route = PromptRoute(own, "attn2")
+        assert close(layer(x, route), Mixture.forward(layer, x, route)) < 1e-6
+    assert torch.equal(layer(x[:4], OneHot(1, 4)), Mixture.forward(layer, x[:4], OneHot(1, 4)))
+
+
 def test_one_hot_gives_each_path_its_expert():
     x = torch.arange(6.0).reshape(6, 1, 1)
     shares = OneHot(2, 3).shares(x)
@@ -228,6 +242,8 @@ def test_scoring_runs_what_it_must_and_no_more(base, experts, text):
             assert counts == [1], name
         elif name.startswith(before):
             assert set(counts) == {3}, name  # once a prompt: no unconditional half, no paths
+        elif name.endswith(("attn2.to_k", "attn2.to_v")):
+            assert counts == [3], name  # the paths of a prompt have one text
         elif ".experts." not in name:
             assert counts == [12], name  # once a path
     split = [rows[f"{first}transformer_blocks.0.attn2.to_q.experts.{i}"] for i in range(4)]

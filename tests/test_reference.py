@@ -98,7 +98,12 @@ def test_scores_compare_with_it(run, weights, made):
 
 @pytest.mark.parametrize(
     ("others", "what"),
-    [(("--seed", "1"), "seed"), (("--timestep", "500"), "timestep"), (("--read-out", "pre"), "read_out")],
+    [
+        (("--seed", "1"), "seed"),
+        (("--timestep", "500"), "timestep"),
+        (("--read-out", "pre"), "read_out"),
+        (("--estimator", "eu-over-answer"), "estimator"),
+    ],
 )
 def test_scores_of_another_reading_do_not(run, weights, made, others, what):
     code, out, err = run(*score("a cat", *others, "--reference", str(made), weights=weights))

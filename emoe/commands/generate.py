@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from emoe.commands.options import (
     add_machine,
+    add_number,
     add_prompts,
     add_reference,
     add_weights,
@@ -50,6 +51,7 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--guidance", type=float, default=7.5, help="1 is none (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the starting noise (default: %(default)s)")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="image side (default: the checkpoint's own)")
+    add_number(parser)
     parser.add_argument("--maps", action="store_true", help="also draw where the paths disagree over the image")
     parser.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     add_machine(parser)
@@ -67,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     from emoe.generations import Recipe
     from emoe.pipeline import EMoE, check_batch_size
 
-    keys = ("mode", "scheduler", "steps", "guidance", "seed", "size", "max_uncertainty")
+    keys = ("mode", "scheduler", "steps", "guidance", "seed", "size", "max_uncertainty", "read_out", "estimator")
     reference = reference_of(options)
     recipe = Recipe(**{key: getattr(options, key) for key in keys} | _limit(options, reference))
     if reference and recipe.mode == "mixture":

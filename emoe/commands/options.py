@@ -40,13 +40,24 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=25, help="read the first step of so many (default: %(default)s)")
     parser.add_argument("--timestep", type=int, metavar="T", help="read at this timestep instead, 0 to 999")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="image side (default: the checkpoint's own)")
+    add_number(parser)
+
+
+def add_number(parser: argparse.ArgumentParser) -> None:
+    """What is read there."""
     parser.add_argument("--read-out", choices=("post", "pre"), default="post", help="after or before the mid-block")
+    parser.add_argument(
+        "--estimator",
+        choices=("eu", "eu-over-answer"),
+        default="eu",
+        help="of the uncertainty: the paper's, or over how much the prompt changes",
+    )
 
 
 def reading_of(options: argparse.Namespace) -> Reading:
     from emoe.scores import Reading  # torch takes seconds; mistakes that are seen without it need not wait
 
-    others = {key: getattr(options, key) for key in ("seed", "seeds", "size", "read_out")}
+    others = {key: getattr(options, key) for key in ("seed", "seeds", "size", "read_out", "estimator")}
     return Reading.of(options.steps, options.timestep, **others)
 
 

@@ -31,6 +31,9 @@ class Witness(PromptRoute):
         super().__init__(one_hot, device=device, dtype=dtype)
         self.expert = expert
 
+    def merged(self, weights: Sequence[Tensor]) -> None:
+        """Every mixture is to ask for its shares, and so to show its input."""
+
     def shares(self, x: Tensor, gate: nn.Module) -> list[Share]:
         gate.weight[self.expert] = normalize(x[-1].float().mean(dim=0), dim=0)  # (n, c) -> (c,)
         return super().shares(x, gate)

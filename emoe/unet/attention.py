@@ -24,7 +24,7 @@ class Linear(nn.Linear):
 
 
 class Attention(nn.Module):
-    """Multi-head attention from x (b, n, c) to `context` (b, m, context_dim)."""
+    """Multi-head attention from x (b, n, c) to `context`, (b, m, context_dim) or, of paths, one row a sample."""
 
     def __init__(self, channels: int, context_dim: int, heads: int):
         super().__init__()
@@ -36,6 +36,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor, route: Route | None = None) -> Tensor:
         q, k, v = self.to_q(x, route), self.to_k(context, route), self.to_v(context, route)
+        k, v = follow(k, q), follow(v, q)
         q, k, v = (rearrange(t, "b n (h d) -> b h n d", h=self.heads) for t in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v)
         return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
@@ -81,14 +82,15 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, text: Tensor, route: Route | None = None) -> Tensor:
         """x (b, n, c), text (b, m, text_dim) -> (b, n, c), or (e·b, n, c) from the block that splits.
 
-        `here` is the route in one layer: the ordinary one, but one-hot at the split.
+        `here` is the route in one layer: the ordinary one, but one-hot at the split, where the paths' keys and values
+        differ. Elsewhere they have one text, and its keys and values are computed once a sample.
         """
         x, here = split(x, route, "attn1")
         y = self.norm1(x)
         x = x + self.attn1(y, y, here)
 
         x, here = split(x, route, "attn2")  # the paper's split: CA_i, one per expert
-        x = x + self.attn2(self.norm2(x), follow(text, x), here)
+        x = x + self.attn2(self.norm2(x), text if here is route else follow(text, x), here)
 
         x, here = split(x, route, "ff")
         return x + self.ff(self.norm3(x), here)
