@@ -11,9 +11,11 @@ import torch
 from emoe.heap import keep_freed_memory
 
 
-def side_by_side(candidates: Mapping[str, Callable[[], object]], rounds: int = 5) -> dict[str, float]:
-    """The median seconds of each, after one round that does not count."""
-    keep_freed_memory()  # as the command line does
+def side_by_side(
+    candidates: Mapping[str, Callable[[], object]], rounds: int = 5, keep_memory: bool = True
+) -> dict[str, float]:
+    """The median seconds of each, after one round that does not count. keep_memory: as the command line does."""
+    keep_freed_memory(keep_memory)
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     with torch.inference_mode():
         for turn in range(rounds + 1):

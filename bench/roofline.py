@@ -16,16 +16,12 @@ from card import show
 from measure import side_by_side
 from networks import add_machine, inputs, machine, random_unet
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 from emoe.route import PromptRoute
+from emoe.study.cost import ON_A_CPU
 
 EXPERTS, TOP = 4, 2
-
-# Attention as a CPU computes it, which the counter does not know.
-ON_A_CPU = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)
-}
 
 
 def main() -> None:

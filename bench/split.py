@@ -3,13 +3,12 @@
 python bench/split.py --small           small widths, under 20 s
 python bench/split.py                   SD1.5's size, four experts, top 2, 512x512 (ten minutes on 2 cores, 9 GB)
 
-On a CPU each runs twice: with the freed memory kept, as emoe's command line does, and given back, as other programs do.
+On a CPU all run twice: with freed memory kept, as emoe's command line does, and given back, as other programs do.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 
 import torch
 from card import show
@@ -17,7 +16,6 @@ from measure import side_by_side
 from networks import add_machine, inputs, machine, random_unet
 from peers import MISSING, segmoe_peer
 
-from emoe.heap import keep_freed_memory
 from emoe.route import PromptRoute
 from emoe.uncertainty import measure, paths
 
@@ -46,14 +44,14 @@ def main() -> None:
         candidates["SegMoE, four full forwards"] = lambda: [theirs(x, t, text) for _ in range(EXPERTS)]
         candidates["SegMoE, with guidance (the paper)"] = lambda: [theirs(*guided) for _ in range(EXPERTS)]
     on_cpu = to["device"].type == "cpu"
-    given_back = {f"{name}: given back": giving_back(run) for name, run in candidates.items()} if on_cpu else {}
-    seconds = side_by_side(candidates | given_back, options.rounds)
+    seconds = side_by_side(candidates, options.rounds)
+    given_back = side_by_side(candidates, options.rounds, keep_memory=False) if on_cpu else {}
     rows = []
     for name in candidates:
         row = {"way": name, "s": seconds[name], "times emoe": seconds[name] / seconds["emoe"]}
         if on_cpu:
-            s = seconds[f"{name}: given back"]
-            row |= {"s, memory given back": s, "times emoe, memory kept": s / seconds["emoe"]}
+            row["s, memory given back"] = given_back[name]
+            row["times emoe, memory kept"] = given_back[name] / seconds["emoe"]
         rows.append(row)
     if not theirs:
         rows.append(dict.fromkeys(rows[0], MISSING) | {"way": "SegMoE"})
@@ -65,17 +63,6 @@ def main() -> None:
         size=x.shape[-1] * 8,
         dtype=str(to["dtype"]),
     )
-
-
-def giving_back(run: Callable[[], object]) -> Callable[[], object]:
-    """The same, in memory that every use maps anew."""
-
-    def in_fresh_memory() -> None:
-        keep_freed_memory(False)
-        run()
-        keep_freed_memory()
-
-    return in_fresh_memory
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Prompt files: .txt, .csv, .jsonl, or COCO's captions_*.json."""
+"""Prompt files: .txt, .csv, .jsonl, .parquet, or COCO's captions_*.json."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,12 @@ class Prompt(NamedTuple):
     negative: str | None = None  # None: whatever is said for the whole list
     id: str | int | None = None
     group: str | None = None  # what a study sets against another
+    group_size: float | None = None  # how large the group is in the world: points of a study's figure
+    reference: str | None = None  # what a study asks CLIP about instead of the prompt: its English, for instance
+    image: str | None = None  # a file with the ground truth, which a study holds images against
+
+
+COLUMNS = ("prompt", "negative_prompt", "id", "group", "size", "reference", "image")
 
 
 def check_text(text: object) -> None:
@@ -32,18 +39,22 @@ def check_text(text: object) -> None:
 def read_prompts(path: str | Path) -> list[Prompt]:
     """Every prompt of a file, in its order; "-" reads lines from standard input.
 
-    .txt: one a line, blank lines left out.  .csv, .jsonl: a `prompt` column, optional `id`, `negative_prompt`, `group`.
+    .txt: one a line, blank lines left out.  .csv, .jsonl, .parquet: a `prompt` column, optional `id`,
+    `negative_prompt`, `group`, `size` (the group's), `reference`, `image` (relative to the file).
     .json: COCO captions ({"annotations": [{"id": ..., "caption": ...}]}), or a list of texts or objects.
     EmoeError names the file and the line.
     """
     path = Path(path)
     readers = {".csv": _csv, ".jsonl": _jsonl, ".json": _json, ".txt": _txt, "": _txt}
-    if path.suffix.lower() not in readers:
-        raise EmoeError(f"{path} is not .txt, .csv, .jsonl or COCO's .json; rename or convert it")
-    prompts = readers[path.suffix.lower()](_read(path), path)
+    if path.suffix.lower() == ".parquet":
+        prompts = _parquet(path)
+    elif path.suffix.lower() in readers:
+        prompts = readers[path.suffix.lower()](_read(path), path)
+    else:
+        raise EmoeError(f"{path} is not .txt, .csv, .jsonl, .parquet or COCO's .json; rename or convert it")
     if not prompts:
         raise EmoeError(f"{path} holds no prompts")
-    return prompts
+    return [p._replace(image=str(path.parent / p.image)) if p.image else p for p in prompts]
 
 
 def _read(path: Path) -> str:
@@ -104,6 +115,19 @@ def _json(text: str, path: Path) -> list[Prompt]:
     return [_prompt(row, f"{path}, entry {number}") for number, row in enumerate(rows, start=1)]
 
 
+def _parquet(path: Path) -> list[Prompt]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ModuleNotFoundError as error:
+        raise EmoeError(f"{path}: reading Parquet needs {error.name}; pip install 'emoe[study]'") from error
+    try:
+        file = parquet.ParquetFile(path)
+        rows = file.read([name for name in COLUMNS if name in file.schema_arrow.names]).to_pylist()
+    except (OSError, ArrowException) as error:
+        raise EmoeError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+    return [_prompt(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+
+
 def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
@@ -123,14 +147,26 @@ def _prompt(row: Any, where: str) -> Prompt:
         raise EmoeError(f"{where} is {row!r:.60}; it must be an object with a prompt")
     if "prompt" not in row:
         raise EmoeError(f"{where} has no prompt (it has {', '.join(map(str, row)) or 'nothing'})")
-    negative, name, group = (row.get(key) for key in ("negative_prompt", "id", "group"))
+    name, group = row.get("id"), row.get("group")
     group = str(group) if type(group) is int else group
-    for key, value in (("prompt", row["prompt"]), ("negative_prompt", negative or ""), ("group", group or "")):
-        if not isinstance(value, str):
+    texts = {key: row.get(key) for key in ("prompt", "negative_prompt", "reference", "image")} | {"group": group}
+    for key, value in texts.items():
+        if not isinstance(value, str) and (key == "prompt" or value is not None):
             raise EmoeError(f"{where}: its {key} is {value!r:.60}; it must be text")
     if isinstance(name, bool) or not isinstance(name, str | int | None):
         raise EmoeError(f"{where}: its id is {name!r:.60}; it must be text or a whole number")
     with about(where):
-        for value in (row["prompt"], negative or "", str(name), group or ""):
+        for value in (*(text or "" for text in texts.values()), str(name)):
             check_text(value)
-    return Prompt(row["prompt"], negative, name, group)
+    negative, reference, image = (texts[key] for key in ("negative_prompt", "reference", "image"))
+    return Prompt(row["prompt"], negative, name, group, _size(row.get("size"), where), reference, image)
+
+
+def _size(value: Any, where: str) -> float | None:
+    try:
+        size = None if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        size = -1.0
+    if size is not None and not 0 < size < math.inf:
+        raise EmoeError(f"{where}: its size is {value!r:.60}; it must be a number above 0")
+    return size

@@ -11,6 +11,7 @@ import torch
 from civitai_world import World
 from random_experts import write_mixture
 from server import serve
+from transformers import CLIPConfig, CLIPModel
 
 from emoe.__main__ import main
 from emoe.checkpoint import civitai, download
@@ -119,6 +120,23 @@ def table(name: str) -> dict[str, tuple[int, ...]]:
 def weights(tmp_path_factory) -> str:
     """What the README's first command scores with."""
     return str(write_mixture(tmp_path_factory.mktemp("experts")))
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory) -> str:
+    """A small CLIP with random weights, saved as transformers saves one."""
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = small | {"bos_token_id": 49406, "eos_token_id": 49407}
+    config = CLIPConfig(text_config=text, vision_config=small | {"image_size": 32, "patch_size": 8}, projection_dim=16)
+    CLIPModel(config).save_pretrained(folder)
+    clip_tokenizer().save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32}, '
+        '"crop_size": {"height": 32, "width": 32}}'
+    )
+    return str(folder)
 
 
 @pytest.fixture

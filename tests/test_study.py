@@ -5,16 +5,29 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy
 import pytest
 from conftest import score
+from PIL import Image
 
 from emoe.records import RecordFile
-from emoe.study.questions import extremes, groups, length, quarters, word_shares
+from emoe.study.alignment import load_clip
+from emoe.study.questions import (
+    compared,
+    extremes,
+    group_correlation,
+    groups,
+    quarters,
+    ranks,
+    thresholds,
+    word_shares,
+)
 from emoe.study.report import Report
-from emoe.study.statistics import Interval, auroc, spearman
+from emoe.study.statistics import Interval, auroc, pearson, spearman
 
 PROMPTS = [("en", "a red bus"), ("en", "a cat and a dog at night"), ("en", "a house"),
            ("fi", "punainen bussi"), ("fi", "kissa"), ("fi", "<b>talo</b> | yö")]  # fmt: skip
@@ -44,7 +57,7 @@ def test_quarters():
         assert row["prompts"] == 10
         assert row["uncertainty"] == pytest.approx(numpy.mean([record["uncertainty"] for record in part]))
         assert row["words"] == pytest.approx(numpy.mean([len(record["prompt"].split()) for record in part]))
-    rank = length(found, 50)[0]["Spearman of uncertainty and words"]
+    rank = ranks(found, 50)[0]["Spearman"]
     u, words = [r["uncertainty"] for r in found], [len(r["prompt"].split()) for r in found]
     assert rank.value == pytest.approx(spearman(u, words))
     assert rank.low <= rank.value <= rank.high
@@ -70,7 +83,7 @@ def test_groups_of_one_leave_gaps():
 def test_equal_scores():
     same = [record | {"uncertainty": 1.0} for record in records()]
     assert all(row["uncertainty"] == 1 for row in quarters(same, 10)[:4])
-    assert math.isnan(length(same, 10)[0]["Spearman of uncertainty and words"].value)
+    assert math.isnan(ranks(same, 10)[0]["Spearman"].value)
 
 
 def test_words():
@@ -90,6 +103,56 @@ def test_extremes():
     ranked = sorted(record["uncertainty"] for record in records())
     assert [row["uncertainty"] for row in most] == ranked[::-1][:3]
     assert [row["uncertainty"] for row in least] == ranked[:3]
+
+
+def drawn(count: int = 40) -> list[dict]:
+    """Records with images that fit the worse, the more uncertain, and a baseline that knows nothing."""
+    rng = numpy.random.default_rng(1)
+    return [
+        record
+        | {"relative": 1.0, "clip": 30 - record["uncertainty"] + 0.1 * rng.normal(), "group": "abcd"[i % 4]}
+        | {"baselines": {"chance": float(rng.normal())}}
+        for i, record in enumerate(records(count))
+    ]
+
+
+def test_images_by_quarter():
+    found = drawn()
+    *rows, tau, p = quarters(found, 50)
+    assert [row["CLIP score"] for row in rows] == sorted((row["CLIP score"] for row in rows), reverse=True)
+    assert tau["CLIP score"].value < -0.7
+    assert p["CLIP score"] < 1e-6
+    assert p["words"] > 1e-6
+    u, clip = ([record[key] for record in found] for key in ("uncertainty", "clip"))
+    assert ranks(found, 50)[1]["Spearman"].value == pytest.approx(spearman(u, clip))
+
+
+def test_the_best_number_comes_first():
+    rows = compared(drawn(), 50)
+    assert [row["number"] for row in rows] == ["uncertainty", "relative", "chance"] or rows[0][
+        "number"
+    ] == "uncertainty"
+    assert rows[0]["Spearman with CLIP score"].value < -0.9
+    assert 0 <= rows[0]["AUSE"].value < 0.01
+    assert rows[0]["AUROC of the worst quarter"].value > 0.95
+    chance = next(row for row in rows if row["number"] == "chance")
+    assert chance["AUROC of the worst quarter"].low < 0.5 < chance["AUROC of the worst quarter"].high
+
+
+def test_groups_by_uncertainty_and_fit():
+    found = drawn()
+    u, clip = (
+        [numpy.mean([record[key] for record in found if record["group"] == name]) for name in "abcd"]
+        for key in ("uncertainty", "clip")
+    )
+    assert group_correlation(found, 50).value == pytest.approx(pearson(u, clip))
+
+
+def test_a_limit_saves_and_costs():
+    rows = thresholds(drawn(), [1.0, 0.5])
+    assert [row["drawn"] for row in rows] == [1.0, 0.5]
+    assert math.isnan(rows[0]["of the others"])
+    assert rows[1]["CLIP score of the drawn"] > rows[0]["CLIP score of the drawn"] > rows[1]["of the others"]
 
 
 # The report -----------------------------------------------------------------------------------------------------------
@@ -201,3 +264,129 @@ def test_mistakes_are_found_before_scoring(run, weights, monkeypatch, tmp_path, 
         code, _, err = run(*arguments, *wrong)
         assert (code, len(err.splitlines())) == (2, 1)
     assert not (tmp_path / "new").exists()
+
+
+EVERYTHING = ("--images", "--baselines", "--ablate", "read-out,estimator,split,gate", "--steps", "2")
+
+
+@pytest.fixture(scope="module")
+def truths(tmp_path_factory):
+    """A list with everything that a file may say of a prompt."""
+    folder = tmp_path_factory.mktemp("list")
+    rows = []
+    for i, (group, prompt) in enumerate([*PROMPTS, ("de", "ein Haus"), ("de", "ein Hund")]):
+        Image.new("RGB", (40, 30), (30 * i, 0, 0)).save(folder / f"{i}.png")
+        own = {"prompt": prompt, "group": group, "size": 1 + len(group), "reference": "a house", "image": f"{i}.png"}
+        rows.append(own | {"id": i})
+    path = folder / "list.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_a_whole_study(run, weights, clip_folder, truths, monkeypatch, tmp_path):
+    monkeypatch.setattr("emoe.commands.study.RESAMPLES", 20)
+    arguments = ("study", "--prompts", str(truths), *EVERYTHING, "--clip", clip_folder, *score(weights=weights)[1:])
+    folder = tmp_path / "out"
+    code, _, err = run(*arguments, "--out", str(folder))
+    assert code == 0, err
+    page = Page((folder / "report.html").read_text())
+    assert page.open == []
+    said = (folder / "report.md").read_text()
+    for title in ("Quarters", "Groups: uncertainty and fit", "simpler numbers", "limit saves", "other ways", "Cost"):
+        assert title in said, title
+    aligned = [json.loads(line) for line in (folder / "alignment.jsonl").read_text().splitlines()]
+    assert all({"clip", "ssim", "clip_model", "reference"} <= set(record) for record in aligned)
+    images = [
+        json.loads(line)["images"][0] for line in (folder / "images" / "generations.jsonl").read_text().splitlines()
+    ]
+    with Image.open(folder / "images" / images[0]) as image:
+        fit = load_clip(clip_folder).score([image.convert("RGB")], ["a house"]).item()
+    assert aligned[0]["clip"] == pytest.approx(fit, abs=1e-3)
+    ways = {path.stem for path in (folder / "ablations").iterdir()}
+    assert {"read-out-pre", "split-attn1", "gate-uniform", "estimator-eu-over-answer"} <= ways
+
+    before = contents(folder)
+    for path in (folder / "alignment.jsonl", folder / "baselines.jsonl", folder / "images" / "generations.jsonl"):
+        path.write_bytes(path.read_bytes()[:-50])  # a kill
+    assert run(*arguments, "--out", str(folder))[0] == 0
+    assert contents(folder) == before
+
+
+def test_baselines_are_of_the_same_forward(run, weights, tmp_path):
+    prompts = [prompt for _, prompt in PROMPTS]
+    arguments = ("study", *prompts, "--baselines", *score(weights=weights)[1:])
+    assert run(*arguments, "--out", str(tmp_path / "out"))[0] == 0
+    scores, seen = (
+        [json.loads(line) for line in (tmp_path / "out" / name).read_text().splitlines()]
+        for name in ("scores.jsonl", "baselines.jsonl")
+    )
+    for one, other in zip(scores, seen, strict=True):
+        assert other["baselines"]["Var(m_post)"] == pytest.approx(one["eu"], rel=1e-3)
+
+
+def test_a_template(run, weights, tmp_path):
+    arguments = ("study", "--template", "a {red|blue} {bus|cat}", "--seeds", "3", *score(weights=weights)[1:])
+    code, _, err = run(*arguments, "--out", str(tmp_path / "out"))
+    assert code == 0, err
+    assert sorted(path.name for path in (tmp_path / "out" / "seeds").iterdir()) == ["0.jsonl", "1.jsonl", "2.jsonl"]
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    assert {"instead of", "mean difference", "a blue cat"} <= set(page.cells)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("a", "--ablate", "weather"), "--ablate 'weather'"),
+        (("a", "--clip", "x"), "add --images"),
+        (("a", "--template", "{a|b}"), "leave the others out"),
+        (("--template", "a bus"), "has no slots"),
+        (("a", "--images", "--clip", "gone/gone/gone"), "cannot load CLIP"),
+    ],
+)
+def test_what_cannot_be_studied(run, weights, monkeypatch, tmp_path, wrong, said):
+    monkeypatch.setattr("emoe.pipeline.EMoE.from_toml", lambda *a, **k: pytest.fail("loaded"))
+    code, _, err = run("study", *wrong, *score(weights=weights)[1:], "--out", str(tmp_path / "out"))
+    assert (code, len(err.splitlines())) == (2, 1), err
+    assert said in err
+
+
+def test_an_image_that_cannot_be_read_is_said_first(run, weights, monkeypatch, tmp_path):
+    monkeypatch.setattr("emoe.pipeline.EMoE.from_toml", lambda *a, **k: pytest.fail("loaded"))
+    (tmp_path / "list.csv").write_text("prompt,image\na bus,gone.png\n")
+    arguments = ("study", "--prompts", str(tmp_path / "list.csv"), "--images", "--out", str(tmp_path / "out"))
+    code, _, err = run(*arguments, "--weights", weights)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "gone.png" in err
+
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PROBE = """
+<script>
+addEventListener("error", event => document.title = "error: " + event.message);
+addEventListener("load", () => {
+  const head = document.querySelectorAll("th")[1], table = head.closest("table");
+  head.click();
+  const once = [...table.tBodies[0].rows].map(row => row.cells[1].textContent).join();
+  head.click();
+  const twice = [...table.tBodies[0].rows].map(row => row.cells[1].textContent).join();
+  document.title = "sorted: " + once + "; " + twice + "; wide: " + (document.documentElement.scrollWidth > innerWidth);
+});
+</script>
+"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here to open the page with")
+def test_the_page_in_a_browser(tmp_path):
+    report = Report("page")
+    report.section("Numbers")
+    report.table([{"name": name, "n": n} for name, n in (("b", 2.0), ("a", 10.0), ("c", 1.0))])
+    report.table([{f"column {i}": "word " * 4 for i in range(12)}])
+    report.plot("one", Image.new("RGB", (2000, 20)), "a wide picture")
+    page = tmp_path / "page.html"
+    report.write_page(page)
+    page.write_text(page.read_text().replace("<head>", "<head>" + PROBE))
+    own = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={tmp_path / 'user'}")
+    quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic")
+    dump = [BROWSER, *own, *quiet, "--window-size=600,800", "--virtual-time-budget=3000", "--dump-dom", page.as_uri()]
+    found = subprocess.run(dump, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "<title>sorted: 1.000,2.000,10.000; 10.000,2.000,1.000; wide: false</title>" in found

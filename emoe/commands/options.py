@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     from emoe.reference import Reference
     from emoe.scores import Reading
 
+KEPT = ("id", "group", "group_size", "reference", "image")  # of a prompt file, where it has them
+
 
 def add_prompts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="*", metavar="PROMPT")
-    parser.add_argument("--prompts", metavar="FILE", help=".txt, .csv, .jsonl or COCO captions .json; - for stdin")
+    parser.add_argument(
+        "--prompts", metavar="FILE", help=".txt, .csv, .jsonl, .parquet, COCO captions .json; - for stdin"
+    )
     parser.add_argument("--negative", default="", metavar="TEXT", help="negative prompt of those that have none")
     parser.add_argument("--batch-size", type=int, metavar="N", help="prompts at a time (default: 1 on a CPU)")
 
@@ -82,7 +86,7 @@ def be_verbose(options: argparse.Namespace) -> None:
 
 
 def rows_of(options: argparse.Namespace) -> list[Record]:
-    """The prompts, their negative prompts, and their ids and groups where they have any."""
+    """The prompts, their negative prompts, and what else the file says of them."""
     prompts = [Prompt(text) for text in options.prompt]
     prompts += read_prompts(options.prompts) if options.prompts is not None else []
     if not prompts:
@@ -90,7 +94,7 @@ def rows_of(options: argparse.Namespace) -> list[Record]:
     for text in (*options.prompt, options.negative):
         check_text(text)
     return [
-        {key: value for key, value in (("id", p.id), ("group", p.group)) if value is not None}
+        {key: value for key in KEPT if (value := getattr(p, key)) is not None}
         | {"prompt": p.text, "negative_prompt": options.negative if p.negative is None else p.negative}
         for p in prompts
     ]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from emoe.commands.options import add_machine, add_prompts, add_reading, add_weights, be_verbose, reading_of, rows_of
-from emoe.commands.scored import scored
 from emoe.errors import EmoeError
 from emoe.records import RecordFile
 from emoe.terminal import say
@@ -16,16 +15,27 @@ from emoe.whole import check_place
 
 DESCRIPTION = """\
 Scores a list of prompts and writes what it says: the most and the least uncertain prompts, quarters of the list, groups
-side by side (a `group` column of the list), words. A run cut short goes on, and the same list gives the same report.
+side by side (a `group` column of the list), words; with --images also how well images fit, with --baselines whether
+simpler numbers say more. A run cut short goes on, and the same list gives the same report.
 """
-RESAMPLES = 1000
+
+
+RESAMPLES = 1000  # of every interval
 
 
 def add_to(commands: Any) -> argparse.ArgumentParser:
     parser = commands.add_parser("study", help="a report on a list of prompts", description=DESCRIPTION)
     add_prompts(parser)
     parser.add_argument("--out", metavar="DIR", required=True, help="scores, report.html, report.md, tables")
+    parser.add_argument("--images", action="store_true", help="draw every prompt, and ask CLIP how well images fit")
+    parser.add_argument("--clip", metavar="NAME", help="on the Hub or a folder (default: openai/clip-vit-base-patch16)")
+    parser.add_argument("--guidance", type=float, default=7.5, help="of images, baselines (default: %(default)s)")
+    parser.add_argument(
+        "--baselines", action="store_true", help="also other numbers of the same noise, and which is best"
+    )
     parser.add_argument("--word", action="append", default=[], help="is it a known one? (several times: several words)")
+    parser.add_argument("--template", metavar="TEXT", help='instead of a list: "A {white|black} {man|woman}"')
+    parser.add_argument("--ablate", metavar="WHAT,...", help="size, step, read-out, estimator, split, gate")
     add_weights(parser)
     add_reading(parser)
     add_machine(parser)
@@ -35,31 +45,84 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     be_verbose(options)
-    rows = rows_of(options)
     if not all(word.strip() for word in options.word):
         raise EmoeError("--word is empty; name a word")
+    if options.clip is not None and not options.images:
+        raise EmoeError("--clip asks how well images fit, and none are drawn; add --images")
+    if options.template is not None and (options.prompt or options.prompts is not None):
+        raise EmoeError("--template makes its own prompts; leave the others out")
+    if options.template is None:
+        rows = rows_of(options)
     try:
-        from emoe.study.paper import write_report
+        from emoe.study import ablations, alignment, templates
+        from emoe.study.paper import Studied, write_report
     except ModuleNotFoundError as error:
         raise EmoeError(f"emoe study needs {error.name}; pip install 'emoe[study]'") from error
+    if options.template is not None:
+        rows = templates.fill(options.template, options.negative)
+    asked = ablations.check(options.ablate) if options.ablate is not None else []
     folder = Path(options.out)
     _make(folder)
-    scores = RecordFile(folder / "scores.jsonl", rows)
+    _ = RecordFile(folder / "scores.jsonl", rows)
 
+    from emoe.commands import stages
+    from emoe.generations import Recipe
     from emoe.pipeline import EMoE, check_batch_size
 
     if options.batch_size is not None:
         check_batch_size(options.batch_size)
     reading = reading_of(options)
+    recipe = Recipe("mixture", steps=options.steps, guidance=options.guidance, seed=options.seed, size=options.size)
+    clip = None
+    if options.images:
+        for row in rows:
+            if "image" in row:
+                alignment.open_truth(row["image"])
+        name = options.clip or alignment.usual_clip(options.weights)
+        clip = alignment.load_clip(name)
     model = EMoE.from_toml(options.weights, device=options.device, dtype=options.dtype)
-    reading = model.at_own_size(reading)
+    reading, recipe = model.at_own_size(reading), model.at_own_size(recipe)
+    if options.images:
+        _ = model.vae  # what cannot be had is missed before hours are spent
+    if options.baselines and any(row["negative_prompt"] for row in rows):
+        raise EmoeError("--baselines guides away from the empty prompt; leave negative prompts out")
+
+    batch = options.batch_size
+    records = stages.scores(model, rows, reading, batch, folder / "scores.jsonl")
     settings = asdict(reading) | {"mixture": model.mixture}
-    scores.check(settings)
-    for records in scored(model, rows, reading, options.batch_size, done=len(scores.records)):
-        scores.write(records)
-    page = write_report(RecordFile(scores.path, rows).records, settings, options.word, folder, RESAMPLES)
+    found: dict[str, Any] = {}
+    parts = [records]
+    if options.images:
+        drawn = stages.images(model, rows, recipe, batch, _folder(folder / "images"))
+        parts.append(stages.alignment(clip, name, rows, drawn, folder / "images", folder / "alignment.jsonl"))
+        parts.append([{"images": record["images"]} for record in drawn])
+        settings |= {"CLIP": name, "guidance": recipe.guidance, "steps": recipe.steps, "vae": model.vae_mark}
+        found["images"] = folder / "images"
+    if options.baselines:
+        seen = stages.baselines(model, rows, reading, options.steps, options.guidance, folder / "baselines.jsonl")
+        parts.append([{"baselines": record["baselines"]} for record in seen])
+    found["records"] = stages.joined(parts)
+    if options.template is not None:
+        found |= {"template": options.template}
+        found["by_seed"] = stages.by_seed(model, rows, reading, batch, _folder(folder / "seeds"))
+    if asked:
+        where = _folder(folder / "ablations")
+        found["ways"] = {"as studied": found["records"]} | {
+            way.name: stages.scores(way.model, rows, way.reading, batch, where / f"{way.name.replace(' ', '-')}.jsonl")
+            for way in ablations.ways(model, reading, asked)
+        }
+    if options.images:
+        from emoe.study.cost import cost
+
+        found["cost"] = cost(model, rows[0]["prompt"], reading, recipe, [part[0] for part in parts])
+    page = write_report(Studied(settings=settings, words=options.word, resamples=RESAMPLES, **found), folder)
     say(f"the report is {page}")
     return 0
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir(exist_ok=True)
+    return path
 
 
 def _make(folder: Path) -> None:

@@ -172,7 +172,8 @@ def classifier_error(model: Model, text: TextStates, seen: Observed, timestep: i
     generation there is no image, so this takes the one that the paths' mean predicts at the step observed (without
     guidance), gives it fresh noise to `timestep`, and lets the ordinary mixture find that. One forward more.
     """
-    image, fresh, bar = seen.unguided.image.mean(dim=0), starting_noise(model, seed), BARS[timestep]
+    image, bar = seen.unguided.image.mean(dim=0), BARS[timestep]
+    fresh = starting_noise(model, seed, model.pixels * seen.z.shape[-1])
     z = (bar**0.5 * image + (1 - bar) ** 0.5 * fresh).to(model.dtype)
     t = torch.tensor([timestep], device=model.device)
     out = model.unet(z, t, text.states.to(model.dtype), model.route(text, None, split=False))

@@ -41,9 +41,9 @@ class Observed(NamedTuple):
     tokens: Tensor  # (b,) without marks of start and end
 
 
-def starting_noise(model: Model, seed: int) -> Tensor:
-    """(1, 4, h, w), the one that `Model.score` starts from at the checkpoint's own size."""
-    side = model.unet.config.sample_size
+def starting_noise(model: Model, seed: int, size: int | None = None) -> Tensor:
+    """(1, 4, h, w), the one that a score starts from. size: pixels a side; None: the checkpoint's own."""
+    side = size // model.pixels if size else model.unet.config.sample_size
     return noise(seed, (1, model.unet.config.latent_channels, side, side)).to(model.device)
 
 

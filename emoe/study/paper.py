@@ -3,86 +3,160 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy
-from matplotlib.figure import Figure
-
 from emoe.records import Record
-from emoe.study.questions import extremes, groups, groups_of, length, of_group, quarters, uncertainties, word_shares
+from emoe.study import figures, questions
 from emoe.study.report import Report
+from emoe.study.templates import differences
 
 INTERVALS = "Parentheses: 95 % bootstrap intervals over prompts."
+SHOWN = 6  # images of the most and of the least uncertain
 
 
-def write_report(
-    records: Sequence[Record], settings: Mapping[str, Any], words: Sequence[str], folder: Path, resamples: int
-) -> Path:
+@dataclass(frozen=True)
+class Studied:
+    """What a study has found, and what it is asked."""
+
+    records: Sequence[Record]  # of every prompt, all stages together
+    settings: Mapping[str, Any]
+    images: Path | None = None  # the folder of them, where they were drawn
+    words: Sequence[str] = ()
+    template: str = ""
+    by_seed: Sequence[Sequence[Record]] = ()  # of the template's prompts
+    ways: Mapping[str, Sequence[Record]] = field(default_factory=dict)  # the list read in other ways, its own first
+    cost: Sequence[Mapping[str, Any]] = ()
+    resamples: int = 1000
+
+
+def write_report(found: Studied, folder: Path) -> Path:
     """report.html, report.md with its pictures, tables/NUMBER-NAME.csv; returns the page's path."""
     report = Report("How uncertain is the mixture about these prompts?")
-    report.section(
-        "What was measured",
-        f"{len(records)} prompts. Uncertainty is the variance of the experts' paths after the mid-block, times "
-        "the square root of its dimensions: higher means less known. Only scores of the same settings compare.",
-    )
-    report.table([{"setting": key, "value": value} for key, value in settings.items()])
-    _extremes(report, records)
-    _quarters(report, records, resamples)
-    if groups_of(records):
-        _groups(report, records, resamples)
-    for word in words:
-        report.section(
-            f"The word {word}",
-            "Of a group's prompts that hold it, the share among the group's least uncertain quarter: 0.25 if the "
-            "word said nothing (the paper's Table 4).",
-        )
-        report.table(word_shares(records, word))
+    for add in (_settings, _extremes, _quarters, _groups, _compared, _words, _template, _ablations, _cost):
+        add(report, found)
     report.write(folder, "report")
     report.write_tables(folder / "tables")
     report.write_page(folder / "report.html")
     return folder / "report.html"
 
 
-def _extremes(report: Report, records: Sequence[Record]) -> None:
-    most, least = extremes(records)
+def _settings(report: Report, found: Studied) -> None:
+    report.section(
+        "What was measured",
+        f"{len(found.records)} prompts. Uncertainty is the variance of the experts' paths at the mid-block, times "
+        "the square root of its dimensions (or what the estimator below says): higher means less known. Only scores of "
+        "the same settings compare.",
+    )
+    report.table([{"setting": key, "value": value} for key, value in found.settings.items()])
+
+
+def _extremes(report: Report, found: Studied) -> None:
+    most, least = questions.extremes(found.records)
     report.section("The most and the least uncertain")
-    report.table(most, "Most")
-    report.table(least, "Least")
+    for rows, name in ((most, "Most"), (least, "Least")):
+        report.table(rows, name)
+        if found.images:
+            ranked = sorted(found.records, key=lambda record: record["uncertainty"], reverse=name == "Most")
+            picture = figures.gallery(ranked[:SHOWN], found.images)
+            report.plot(name.lower(), picture, f"images of the {name.lower()} uncertain prompts")
 
 
-def _quarters(report: Report, records: Sequence[Record], resamples: int) -> None:
+def _quarters(report: Report, found: Studied) -> None:
     report.section(
         "Quarters of the list",
-        "From the least uncertain quarter to the most: do prompts get shorter (the paper's Table 1)? " + INTERVALS,
+        "From the least uncertain quarter to the most: do prompts get shorter, and do images fit worse (the paper's "
+        "Tables 1, 3 and 5, Figure 4)? The trend's p is Kendall's, which is the Jonckheere-Terpstra test. " + INTERVALS,
     )
-    report.table(quarters(records, resamples))
-    report.table(length(records, resamples))
+    report.table(questions.quarters(found.records, found.resamples))
+    report.table(questions.ranks(found.records, found.resamples))
+    for key in questions.measures(found.records):
+        if key != "words":
+            name = f"quarters-{key.split()[0].lower()}"
+            report.plot(name, figures.by_quarter(found.records, key), f"{key} of every quarter of the list")
 
 
-def _groups(report: Report, records: Sequence[Record], resamples: int) -> None:
+def _groups(report: Report, found: Studied) -> None:
+    names = questions.groups_of(found.records)
+    if not names or found.template:
+        return
     report.section(
         "Groups",
         "AUROC: the chance that a prompt of the group is more uncertain than one of the list's first group; 0.5 if "
         "nothing tells them apart (the paper's Table 2 and Figure 5). " + INTERVALS,
     )
-    report.table(groups(records, resamples))
-    report.plot("groups", _distributions(records), "distributions of uncertainty, a group a line")
+    report.table(questions.groups(found.records, found.resamples))
+    report.plot("groups", figures.distributions(found.records), "distributions of uncertainty, a group a line")
+    if len(names) > 2 and "CLIP score" in questions.measures(found.records):
+        r = questions.group_correlation(found.records, found.resamples)
+        report.section(
+            "Groups: uncertainty and fit",
+            f"Pearson's r of the groups' means is {r} over {len(names)} groups (the paper's Figure 7: 25 languages). "
+            "The interval is over groups; a point's size is the group's `size`, where the list has one.",
+        )
+        report.table(questions.group_means(found.records))
+        report.plot(
+            "group-means", figures.group_points(found.records), "mean uncertainty and mean CLIP score, by group"
+        )
 
 
-def _distributions(records: Sequence[Record]) -> Figure:
-    """A line a group: every prompt, and the middle half."""
-    names = groups_of(records)
-    figure = Figure(figsize=(8, 1.2 + 0.5 * len(names)))
-    ax = figure.add_subplot()
-    jitter = numpy.random.default_rng(0)
-    for y, name in enumerate(names):
-        u = uncertainties(of_group(records, name))
-        ax.plot(u, y + jitter.uniform(-0.2, 0.2, len(u)), ".", markersize=3, alpha=0.5, color="tab:blue")
-        low, middle, high = numpy.quantile(u, [0.25, 0.5, 0.75])
-        ax.plot([low, high], [y, y], color="black", linewidth=2)
-        ax.plot(middle, y, "o", color="black")
-    ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
-    ax.set_xlabel("uncertainty")
-    return figure
+def _compared(report: Report, found: Studied) -> None:
+    if len(questions.estimates(found.records)) == 2 and not found.images:
+        return
+    report.section(
+        "Is it better than simpler numbers?",
+        "Of the same noise, in the same run; the best first. AUSE: what a number's order loses against the best order "
+        "there is (0: nothing). An interval that holds 0.5 (of AUROC) or 0 (of Spearman) means that the number says "
+        "nothing sure about this list. " + INTERVALS,
+    )
+    rows = questions.compared(found.records, found.resamples)
+    report.table(rows)
+    if found.images:
+        report.plot("risk", figures.risk(found.records, [row["number"] for row in rows]), "risk against coverage")
+        report.section("What a limit saves and costs", "As `emoe generate --max-uncertainty` would halt.")
+        report.table(questions.thresholds(found.records))
+
+
+def _words(report: Report, found: Studied) -> None:
+    for word in found.words:
+        report.section(
+            f"The word {word}",
+            "Of a group's prompts that hold it, the share among the group's least uncertain quarter: 0.25 if the "
+            "word said nothing (the paper's Table 4).",
+        )
+        report.table(questions.word_shares(found.records, word))
+
+
+def _template(report: Report, found: Studied) -> None:
+    if not found.template:
+        return
+    report.section(
+        "What the words of the template do",
+        f"{found.template} (the paper's Figure 1). Differences in pairs: the same noise, the same other words. "
+        "Intervals and p are over noises (--seeds), for these very prompts; other templates may say otherwise.",
+    )
+    report.table(differences(found.template, found.by_seed, found.resamples))
+    rows = [{"prompt": record["prompt"], "uncertainty": record["uncertainty"]} for record in found.records]
+    report.table(sorted(rows, key=lambda row: row["uncertainty"]))
+
+
+def _ablations(report: Report, found: Studied) -> None:
+    if len(found.ways) < 2:
+        return
+    report.section(
+        "The same list, read in other ways",
+        "If the order of prompts hangs on a choice, so does the verdict (the paper's Figure 8). " + INTERVALS,
+    )
+    report.table(questions.ablations(found.ways, found.resamples))
+
+
+def _cost(report: Report, found: Studied) -> None:
+    if not found.cost:
+        return
+    report.section(
+        "Cost",
+        "Counted multiplications and additions of one prompt, and bytes kept of it (the paper's Figures 9 and 10, "
+        "which are seconds on an A100 and terabytes).",
+    )
+    report.table(found.cost)

@@ -1,19 +1,29 @@
 """What a list's scores say: tables of the paper's section 4, from records on disk.
 
-A record is a line that `emoe score --out` wrote; of its keys, `uncertainty`, `prompt` and (where there is one) `group`
-are read. What the list cannot answer, a group of one for instance, is a gap (nan) in a table.
+A record is a line that `emoe score --out` wrote, with what the study's other stages found of the prompt: `clip` and
+`ssim` of its image, `baselines`. What the list cannot answer, a group of one for instance, is a gap (nan) in a table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy
 
 from emoe.records import Record
-from emoe.study.statistics import auroc, bootstrap, quartile, quartile_table, spearman, trend
+from emoe.study.statistics import (
+    Array,
+    Interval,
+    auroc,
+    ause,
+    bootstrap,
+    pearson,
+    quartile,
+    quartile_table,
+    spearman,
+    trend,
+)
 
 Row = dict[str, Any]
 
@@ -37,17 +47,33 @@ def of_group(records: Sequence[Record], group: str) -> list[Record]:
     return [record for record in records if str(record.get("group")) == group]
 
 
+def measures(records: Sequence[Record]) -> dict[str, Array]:
+    """What is known of every prompt beside the number: its words, and how well its image fits."""
+    found = {"words": lengths(records)}
+    for key, name in (("clip", "CLIP score"), ("ssim", "SSIM")):
+        if all(key in record for record in records):
+            found[name] = numpy.array([record[key] for record in records])
+    return found
+
+
 def quarters(records: Sequence[Record], resamples: int) -> list[Row]:
-    """Tables 1 and 3, as far as they need no image: does the number fall as prompts get longer?"""
-    u, words = uncertainties(records), lengths(records)
-    rows: list[Row] = [dict(row) for row in quartile_table(u, words=words)]
-    tau = bootstrap(lambda at, of: trend(at, of).tau, quartile(u), words, resamples=resamples)
-    return [*rows, {"quartile": "trend (Kendall's tau)", "words": tau}]
+    """Tables 1, 3 and 5: do prompts get shorter, and images worse, as the number rises?"""
+    u, known = uncertainties(records), measures(records)
+    rows: list[Row] = [dict(row) for row in quartile_table(u, **known)]
+    at = quartile(u)
+    tau: Row = {
+        name: bootstrap(lambda at, of: trend(at, of).tau, at, of, resamples=resamples) for name, of in known.items()
+    }
+    p = {name: trend(at, of).p for name, of in known.items()}
+    return [*rows, {"quartile": "trend (Kendall's tau)"} | tau, {"quartile": "p of the trend"} | p]
 
 
-def length(records: Sequence[Record], resamples: int) -> list[Row]:
-    rank = partial(bootstrap, spearman, uncertainties(records), lengths(records), resamples=resamples)
-    return [{"prompts": len(records), "Spearman of uncertainty and words": rank()}]
+def ranks(records: Sequence[Record], resamples: int) -> list[Row]:
+    u = uncertainties(records)
+    return [
+        {"uncertainty and": name, "prompts": len(u), "Spearman": bootstrap(spearman, u, of, resamples=resamples)}
+        for name, of in measures(records).items()
+    ]
 
 
 def groups(records: Sequence[Record], resamples: int) -> list[Row]:
@@ -62,6 +88,8 @@ def groups(records: Sequence[Record], resamples: int) -> list[Row]:
             "standard deviation": float(u.std(ddof=1)) if len(u) > 1 else float("nan"),
             "median": float(numpy.median(u)),
         }
+        some = of_group(records, name)
+        row |= {f"mean {key}": float(of.mean()) for key, of in measures(some).items() if key != "words"}
         if name != names[0]:
             other = numpy.repeat([True, False], [len(u), len(first)])
             both = numpy.concatenate([u, first])
@@ -97,3 +125,88 @@ def extremes(records: Sequence[Record], count: int = 10) -> tuple[list[Row], lis
     order = numpy.argsort(uncertainties(records), kind="stable")
     rows = [{key: records[i][key] for key in ("uncertainty", "group", "prompt") if key in records[i]} for i in order]
     return rows[::-1][:count], rows[:count]
+
+
+def group_means(records: Sequence[Record]) -> list[Row]:
+    """Figure 7: of each group the mean uncertainty, the mean CLIP score, and the size, where the list has one."""
+    rows = []
+    for name in groups_of(records):
+        some = of_group(records, name)
+        row = {"group": name, "uncertainty": float(uncertainties(some).mean())}
+        row |= {"CLIP score": float(measures(some)["CLIP score"].mean()), "size": some[0].get("group_size", 1.0)}
+        rows.append(row)
+    return rows
+
+
+def group_correlation(records: Sequence[Record], resamples: int) -> Interval:
+    """Pearson's r of the two, over groups."""
+    rows = group_means(records)
+    columns = ([row[key] for row in rows] for key in ("uncertainty", "CLIP score"))
+    return bootstrap(pearson, *columns, resamples=resamples)
+
+
+def estimates(records: Sequence[Record]) -> dict[str, Array]:
+    """Every number that ranks these prompts, higher is more uncertain: ours, and the baselines where they were run."""
+    found = {key: numpy.array([record[key] for record in records]) for key in ("uncertainty", "relative")}
+    for name in records[0].get("baselines", {}):
+        found[name] = numpy.array([record["baselines"][name] for record in records])
+    return found
+
+
+def compared(records: Sequence[Record], resamples: int) -> list[Row]:
+    """A row a number, the best first: does it rank images by how badly they fit, and groups from the list's first?"""
+    names, known = groups_of(records), measures(records)
+    other = numpy.array([str(record.get("group")) != names[0] for record in records]) if len(names) > 1 else None
+    rows = []
+    for name, values in estimates(records).items():
+        row: Row = {"number": name}
+        if "CLIP score" in known:
+            error = 100 - known["CLIP score"]
+            row["Spearman with CLIP score"] = bootstrap(spearman, values, -error, resamples=resamples)
+            row["AUSE"] = bootstrap(ause, values, error, resamples=resamples)
+            worst = error > numpy.quantile(error, 0.75)
+            row["AUROC of the worst quarter"] = bootstrap(auroc, values, worst, resamples=resamples)
+        if other is not None:
+            found = bootstrap(auroc, values, other, strata=other, resamples=resamples)
+            row[f"AUROC of other groups than {names[0]}"] = found
+        row["Spearman with uncertainty"] = spearman(values, uncertainties(records))
+        rows.append(row)
+    best = list(rows[0])[1]
+    sign = 1 if best.startswith("Spearman with CLIP") else -1
+    return sorted(rows, key=lambda row: sign * _known(row[best]))
+
+
+def thresholds(records: Sequence[Record], shares: Sequence[float] = (1.0, 0.95, 0.9, 0.75, 0.5, 0.25)) -> list[Row]:
+    """What a limit on uncertainty saves and costs: images that are not drawn, and how well the others fit."""
+    u, clip = uncertainties(records), measures(records)["CLIP score"]
+    rows = []
+    for share in shares:
+        limit = float(numpy.quantile(u, share, method="inverted_cdf"))
+        kept = u <= limit
+        row: Row = {"limit": limit, "drawn": float(kept.mean()), "CLIP score of the drawn": float(clip[kept].mean())}
+        rows.append(row | {"of the others": float(clip[~kept].mean()) if not kept.all() else float("nan")})
+    return rows
+
+
+def ablations(ways: Mapping[str, Sequence[Record]], resamples: int) -> list[Row]:
+    """Figure 8: a row a way of reading the list, the study's own first."""
+    own, *_ = ways.values()
+    base, names, known = uncertainties(own), groups_of(own), measures(own)
+    other = numpy.array([str(record.get("group")) != names[0] for record in own]) if len(names) > 1 else None
+    rows = []
+    for name, records in ways.items():
+        u = uncertainties(records)
+        row: Row = {"way": name, "mean": float(u.mean()), "Spearman with the first": spearman(u, base)}
+        if "CLIP score" in known:
+            row["Spearman with CLIP score"] = bootstrap(spearman, u, known["CLIP score"], resamples=resamples)
+        if other is not None:
+            row[f"AUROC of other groups than {names[0]}"] = bootstrap(
+                auroc, u, other, strata=other, resamples=resamples
+            )
+        rows.append(row)
+    return rows
+
+
+def _known(value: float | Interval) -> float:
+    value = value.value if isinstance(value, Interval) else value
+    return 0.0 if value != value else value

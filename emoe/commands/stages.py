@@ -1,0 +1,120 @@
+"""What a study computes of a list, stage by stage: each a file of records, where a run that was cut short goes on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from emoe.commands.options import texts_of
+from emoe.commands.scored import scored
+from emoe.gallery import RECORDS, intact, save
+from emoe.generations import Recipe
+from emoe.records import Record, RecordFile
+from emoe.scores import Reading
+from emoe.study.alignment import Clip, open_drawn, open_truth, ssim
+
+if TYPE_CHECKING:
+    from emoe.pipeline import EMoE
+
+ALIGNED = 16  # images at a time before CLIP
+SEEN = 8  # prompts at a time before the baselines, which run the whole UNet for both guidance halves
+
+
+def scores(model: EMoE, rows: list[Record], reading: Reading, batch_size: int | None, path: Path) -> list[Record]:
+    """As `emoe score --out` writes them."""
+    file = RecordFile(path, rows)
+    file.check(asdict(reading) | {"mixture": model.mixture})
+    for records in scored(model, rows, reading, batch_size, done=len(file.records)):
+        file.write(records)
+    return RecordFile(path, rows).records
+
+
+def images(model: EMoE, rows: list[Record], recipe: Recipe, batch_size: int | None, folder: Path) -> list[Record]:
+    """As `emoe generate` draws them."""
+    file = RecordFile(folder / RECORDS, rows)
+    file.check(asdict(recipe) | {"mixture": model.mixture, "vae": model.vae_mark})
+    file.keep(intact(folder, file.records))
+    done = len(file.records)
+    with tqdm(total=len(rows), initial=done, desc="images", unit="image", disable=not sys.stderr.isatty()) as bar:
+        for number, generation in enumerate(model.stream_images(*texts_of(rows[done:]), recipe, batch_size), done):
+            file.write([rows[number] | save(folder, number + 1, generation)])
+            bar.update()
+    return RecordFile(folder / RECORDS, rows).records
+
+
+def alignment(clip: Clip, name: str, rows: list[Record], drawn: list[Record], folder: Path, path: Path) -> list[Record]:
+    """CLIP score and, where there is a ground truth, SSIM of every prompt's image."""
+    same = ("mixture", "vae", "steps", "guidance", "scheduler", "seed", "size")
+    told = {"clip_model": name} | {key: drawn[0][key] for key in same}
+
+    def compute(start: int, some: list[Record]) -> Iterator[Record]:
+        pictures = [open_drawn(folder / record["images"][0]) for record in drawn[start : start + len(some)]]
+        fit = clip.score(pictures, [row.get("reference", row["prompt"]) for row in some]).tolist()
+        for row, picture, score in zip(some, pictures, fit, strict=True):
+            truth = open_truth(row["image"], picture.width) if "image" in row else None
+            yield {"clip": round(score, 4)} | ({} if truth is None else {"ssim": round(ssim(picture, truth), 6)})
+
+    return _stage(path, rows, told, compute, ALIGNED, "alignment")
+
+
+def baselines(model: EMoE, rows: list[Record], reading: Reading, steps: int, guidance: float, path: Path):
+    """Every other number that needs no training, from the same noise."""
+    from emoe.study.baselines import BASELINES, GATED, classifier_error
+    from emoe.study.observe import observe, starting_noise
+
+    told = {key: getattr(reading, key) for key in ("seed", "timestep", "size")}
+    told |= {"steps": steps, "guidance": guidance, "mixture": model.mixture}
+    z = starting_noise(model, reading.seed, reading.size)
+
+    def compute(start: int, some: list[Record]) -> Iterator[Record]:
+        text = model.encode(texts_of(some)[0])
+        seen = observe(model, text, z, reading.timestep, steps, guidance)
+        numbers = BASELINES | (GATED if seen.logits is not None else {})
+        found = {name: f(seen).tolist() for name, f in numbers.items()}
+        found["diffusion classifier"] = classifier_error(model, text, seen).tolist()
+        for i in range(len(some)):
+            yield {"baselines": {name: values[i] for name, values in found.items()}}
+
+    return _stage(path, rows, told, compute, SEEN, "baselines")
+
+
+def by_seed(model: EMoE, rows: list[Record], reading: Reading, batch_size: int | None, folder: Path):
+    """The list once for every seed of the reading: (seeds, prompts) records."""
+    seeds = range(reading.seed, reading.seed + reading.seeds)
+    folder.mkdir(exist_ok=True)
+    one_by_one = [replace(reading, seed=seed, seeds=1) for seed in seeds]
+    return [scores(model, rows, one, batch_size, folder / f"{one.seed}.jsonl") for one in one_by_one]
+
+
+def _stage(
+    path: Path,
+    rows: list[Record],
+    told: Record,
+    compute: Callable[[int, list[Record]], Iterator[Record]],
+    batch_size: int,
+    name: str,
+) -> list[Record]:
+    """Records of all rows. compute(number of the first, some rows): what is to be kept of each."""
+    file = RecordFile(path, rows)
+    file.check(told)
+    done = len(file.records) // batch_size * batch_size  # whole batches: the last digits hang on a prompt's neighbours
+    file.keep(done)
+    with tqdm(total=len(rows), initial=done, desc=name, unit="prompt", disable=not sys.stderr.isatty()) as bar:
+        for start in range(done, len(rows), batch_size):
+            some = rows[start : start + batch_size]
+            file.write([row | kept | told for row, kept in zip(some, compute(start, some), strict=True)])
+            bar.update(len(some))
+    return RecordFile(path, rows).records
+
+
+def joined(stages: Sequence[Sequence[Record]]) -> list[Record]:
+    """The records of several stages as one list; the first stage's settings stay."""
+    return [
+        {key: value for record in reversed(records) for key, value in record.items()}
+        for records in zip(*stages, strict=True)
+    ]

@@ -1,0 +1,89 @@
+"""How well images fit: CLIP score against what they were asked for, SSIM against a ground truth.
+
+Per prompt, both: means over a batch would hide what a study is about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy
+import torch
+import transformers
+from PIL import Image, ImageOps
+from skimage.metrics import structural_similarity
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from emoe.config import SHIPPED
+from emoe.errors import EmoeError
+from emoe.miniature.clip import load_clip as load_miniature
+
+USUAL = "openai/clip-vit-base-patch16"
+MINIATURE = "miniature"
+
+
+class Clip(Protocol):
+    def score(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
+        """100 times the cosine between each picture and its text, (n,)."""
+
+
+class PublishedClip:
+    """Any CLIP in transformers' form, whole."""
+
+    def __init__(self, name: str):
+        """name: on the Hub, or a folder. EmoeError if there is no CLIP."""
+        # the processor that needs no torchvision; older versions of transformers have the one name alone
+        processor = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
+        transformers.utils.logging.disable_progress_bar()
+        try:
+            self.model = transformers.CLIPModel.from_pretrained(name).eval().requires_grad_(False)
+            self.tokenizer = transformers.CLIPTokenizer.from_pretrained(name)
+            self.processor = processor.from_pretrained(name)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise EmoeError(f"cannot load CLIP {name}: {str(error).strip().splitlines()[0]}; see --clip") from error
+
+    @torch.inference_mode()
+    def score(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
+        shown = self.processor(list(images), return_tensors="pt")["pixel_values"]
+        longest = self.model.config.text_config.max_position_embeddings
+        told = self.tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        image, text = self.model.get_image_features(pixel_values=shown), self.model.get_text_features(**told)
+        image, text = (getattr(x, "pooler_output", x) for x in (image, text))  # a tensor before transformers 5
+        return 100 * cosine_similarity(image, text, dim=-1)
+
+
+def load_clip(name: str) -> Clip:
+    return load_miniature() if name == MINIATURE else PublishedClip(name)
+
+
+def usual_clip(weights: str) -> str:
+    """The name of the CLIP that goes with a mixture, where none is asked for."""
+    return MINIATURE if weights in SHIPPED else USUAL
+
+
+def open_truth(path: str, size: int | None = None) -> Image.Image:
+    """A ground truth, cut to a square about its middle and brought to `size` pixels a side. EmoeError if unreadable."""
+    try:
+        with Image.open(path) as image:
+            image = image.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise EmoeError(f"cannot read the image {path}: {getattr(error, 'strerror', None) or error}") from error
+    return image if size is None else ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+
+
+def ssim(image: Image.Image, truth: Image.Image) -> float:
+    """Wang et al.'s settings: Gaussian windows of sigma 1.5, on colours from 0 to 255. Both of one size."""
+    a, b = (numpy.asarray(x.convert("RGB")) for x in (image, truth))
+    return float(
+        structural_similarity(
+            a, b, channel_axis=2, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+    )
+
+
+def open_drawn(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")

@@ -1,0 +1,51 @@
+"""What a prompt costs, in counted operations: the same on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from emoe.generating import steps
+from emoe.generations import Recipe
+from emoe.pipeline import EMoE
+from emoe.records import Record
+from emoe.scores import Reading
+from emoe.scoring import score
+
+Row = dict[str, Any]
+
+# Attention as a CPU computes it, which the counter does not know.
+ON_A_CPU = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)
+}
+
+
+def cost(model: EMoE, prompt: str, reading: Reading, recipe: Recipe, kept: Sequence[Record]) -> list[Row]:
+    """Of a score, of an image by the ordinary mixture, and of one by every path.
+
+    kept: a prompt's records, as they are on disk.
+    """
+    one = counted(lambda: score(model, [prompt], [""], replace(reading, seeds=1))) * reading.seeds
+    mixture = recipe.steps * _step(model, prompt, replace(recipe, mode="mixture", steps=1))
+    first = _step(model, prompt, replace(recipe, mode="emoe", steps=1))
+    later = (recipe.steps - 1) * model.gate.experts * mixture / recipe.steps
+    rows = [("score", one), ("image of the mixture", mixture), ("one image of every path", first + later)]
+    size = sum(len(str(record).encode()) for record in kept)
+    return [{"what": name, "GFLOP": n / 1e9, "times a score": n / one} for name, n in rows] + [
+        {"what": "bytes kept of a prompt, without images", "GFLOP": "", "times a score": "", "bytes": size}
+    ]
+
+
+def _step(model: EMoE, prompt: str, recipe: Recipe) -> float:
+    return counted(lambda: list(steps(model, [prompt], [""], recipe)))
+
+
+def counted(run: Callable[[], object]) -> float:
+    """Operations of the matrix products, convolutions and attentions."""
+    with FlopCounterMode(display=False, custom_mapping=ON_A_CPU) as counter, torch.inference_mode():
+        run()
+    return float(counter.get_total_flops())

@@ -1,0 +1,83 @@
+"""The pictures of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy
+from matplotlib.figure import Figure
+from PIL import Image
+
+from emoe.images import contact_sheet, open_small
+from emoe.records import Record
+from emoe.study.questions import estimates, group_means, groups_of, measures, of_group, uncertainties
+from emoe.study.statistics import quartile, risk_coverage
+
+SHOWN = 3  # numbers in one risk-coverage figure, beside the study's own
+
+
+def distributions(records: Sequence[Record]) -> Figure:
+    """Figure 5. A line a group: every prompt, and the middle half."""
+    names = groups_of(records)
+    figure = Figure(figsize=(8, 1.2 + 0.5 * len(names)))
+    ax = figure.add_subplot()
+    jitter = numpy.random.default_rng(0)
+    for y, name in enumerate(names):
+        u = uncertainties(of_group(records, name))
+        ax.plot(u, y + jitter.uniform(-0.2, 0.2, len(u)), ".", markersize=3, alpha=0.5, color="tab:blue")
+        low, middle, high = numpy.quantile(u, [0.25, 0.5, 0.75])
+        ax.plot([low, high], [y, y], color="black", linewidth=2)
+        ax.plot(middle, y, "o", color="black")
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.set_xlabel("uncertainty")
+    return figure
+
+
+def by_quarter(records: Sequence[Record], key: str) -> Figure:
+    """Figure 4: a box a quarter of the list."""
+    at, values = quartile(uncertainties(records)), measures(records)[key]
+    quarters = sorted(set(at.tolist()))
+    figure = Figure(figsize=(6, 3.5))
+    ax = figure.add_subplot()
+    ax.boxplot([values[at == q] for q in quarters], tick_labels=[f"Q{q}" for q in quarters], showmeans=True)
+    ax.set_xlabel("quarter of the list, from the least uncertain on")
+    ax.set_ylabel(key)
+    return figure
+
+
+def group_points(records: Sequence[Record]) -> Figure:
+    """Figure 7: a point a group."""
+    rows = group_means(records)
+    largest = max(row["size"] for row in rows)
+    figure = Figure(figsize=(7, 5))
+    ax = figure.add_subplot()
+    area = [30 + 270 * row["size"] / largest for row in rows]
+    ax.scatter([row["uncertainty"] for row in rows], [row["CLIP score"] for row in rows], s=area, alpha=0.5)
+    for row in rows:
+        ax.annotate(row["group"], (row["uncertainty"], row["CLIP score"]))
+    ax.set_xlabel("mean uncertainty")
+    ax.set_ylabel("mean CLIP score")
+    return figure
+
+
+def risk(records: Sequence[Record], names: Sequence[str]) -> Figure:
+    """Prompts accepted from the least uncertain on: how badly do their images fit? The best order there is, in grey."""
+    error = 100 - measures(records)["CLIP score"]
+    figure = Figure(figsize=(7, 4))
+    ax = figure.add_subplot()
+    numbers = estimates(records)
+    for name in ("uncertainty", *[name for name in names if name != "uncertainty"][:SHOWN]):
+        ax.plot(*risk_coverage(numbers[name], error), label=name)
+    ax.plot(*risk_coverage(error, error), color="grey", linestyle=":", label="if it were known")
+    ax.set_xlabel("share of the prompts that is accepted")
+    ax.set_ylabel("mean of 100 - CLIP score")
+    ax.legend()
+    return figure
+
+
+def gallery(rows: Sequence[Record], folder: Path) -> Image.Image:
+    """The images of some prompts, side by side."""
+    images = [open_small(folder / row["images"][0]) for row in rows]
+    return contact_sheet([("", images)], [row["prompt"] for row in rows], cell=192)
