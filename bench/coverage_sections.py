@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from coverage_answers import SHOWN, Found
-from coverage_report import by_language, by_timestep, panels, risk, samples, side_by_side
+from coverage_plots import by_language, by_timestep, panels, risk, samples, side_by_side
 from coverage_settings import WELL, Plan, Row, Setting
 
 from emoe.miniature.world import World

@@ -6,21 +6,14 @@ python bench/forward.py                 SD1.5's size, 512x512 (three minutes on 
 
 from __future__ import annotations
 
-import argparse
-
 from card import show
 from measure import side_by_side
-from networks import add_machine, inputs, machine, random_unet
+from networks import inputs, random_unet, read_options
 from peers import MISSING, dense_peer
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--rounds", type=int, default=5)
-    add_machine(parser)
-    options = parser.parse_args()
-    to = machine(options)
+    options, to = read_options(__doc__, rounds=5)
     ours = random_unet(options.small, **to)
     theirs = dense_peer(ours)
     rows = []

@@ -6,12 +6,10 @@ python bench/gate.py                    SD1.5's size, four experts, top 2, 512x5
 
 from __future__ import annotations
 
-import argparse
-
 import torch
 from card import show
 from measure import side_by_side
-from networks import add_machine, inputs, machine, random_text, random_unet
+from networks import inputs, random_text, random_unet, read_options
 
 from emoe.gate import PromptGate, UniformGate
 from emoe.route import HiddenRoute, PromptRoute
@@ -21,12 +19,7 @@ PROMPT = "a photograph of an astronaut riding a horse"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--rounds", type=int, default=3)
-    add_machine(parser)
-    options = parser.parse_args()
-    to = machine(options)
+    options, to = read_options(__doc__, rounds=3)
     unet, encode = random_unet(options.small, EXPERTS, **to), random_text(options.small, to["device"])
     x, t, text = inputs(unet, 1, 256 if options.small else 512)
 

@@ -1,7 +1,7 @@
 """What do images with their uncertainty cost, beside the mixture's images alone?
 
 python bench/generate.py --small                small random experts, under 20 s
-python bench/generate.py                        four of SD1.5's size, 512x512 (ten minutes on 2 cores, 12 GB)
+python bench/generate.py                        four of SD1.5's size, 512x512 (twelve minutes on 2 cores, 9 GB)
 python bench/generate.py --weights weights.toml your own
 
 The steps of a run cost the same, but for a first one that splits. So a few are timed, and a run of 25 is added up.

@@ -6,12 +6,10 @@ python bench/mixture.py                 SD1.5's size, four experts, top 2, 512x5
 
 from __future__ import annotations
 
-import argparse
-
 import torch
 from card import show
 from measure import side_by_side
-from networks import add_machine, inputs, machine, random_unet
+from networks import inputs, random_unet, read_options
 from peers import MISSING, segmoe_peer
 
 from emoe.moe import mixtures
@@ -21,12 +19,7 @@ EXPERTS, TOP = 4, 2
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--rounds", type=int, default=5)
-    add_machine(parser)
-    options = parser.parse_args()
-    to = machine(options)
+    options, to = read_options(__doc__, rounds=5)
     mixed = random_unet(options.small, EXPERTS, **to)
     dense = random_unet(options.small, **to)
     theirs = segmoe_peer(mixed, "all", EXPERTS, TOP)

@@ -50,12 +50,13 @@ def inputs(unet: UNet, rows: int = 1, size: int = 512) -> tuple[torch.Tensor, to
     return latents.to(device, dtype), torch.tensor([961], device=device), text.to(device, dtype)
 
 
-def add_machine(parser: argparse.ArgumentParser) -> None:
+def read_options(doc: str | None, rounds: int) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """What every bench of networks is asked, and device and dtype, as `emoe score` chooses them."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="small widths, under 20 s")
+    parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
-
-
-def machine(options: argparse.Namespace) -> dict[str, Any]:
-    """device and dtype, as `emoe score` chooses them."""
+    options = parser.parse_args()
     device, dtype = choose(options.device, options.dtype)
-    return {"device": device, "dtype": dtype}
+    return options, {"device": device, "dtype": dtype}

@@ -8,13 +8,12 @@ Bytes are an estimate: each weight, and the input and output of each layer that 
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import torch
 from card import show
 from measure import side_by_side
-from networks import add_machine, inputs, machine, random_unet
+from networks import inputs, random_unet, read_options
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -25,12 +24,7 @@ EXPERTS, TOP = 4, 2
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--rounds", type=int, default=3)
-    add_machine(parser)
-    options = parser.parse_args()
-    to = machine(options)
+    options, to = read_options(__doc__, rounds=3)
     unet, dense = random_unet(options.small, EXPERTS, **to), random_unet(options.small, **to)
     cuda = to["device"].type == "cuda"
     side = 512 if options.small else 8192 if cuda else 4096

@@ -9,7 +9,6 @@ proportion.
 
 from __future__ import annotations
 
-import argparse
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ import numpy
 import torch
 from card import peak_memory, show
 from measure import side_by_side
-from networks import add_machine, inputs, machine, random_unet
+from networks import inputs, random_unet, read_options
 
 from emoe.route import PromptRoute
 from emoe.uncertainty import measure, paths
@@ -31,12 +30,8 @@ class Point(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--rounds", type=int, default=2)
-    add_machine(parser)
-    options = parser.parse_args()
-    to, size = machine(options), 256 if options.small else 512
+    options, to = read_options(__doc__, rounds=2)
+    size = 256 if options.small else 512
     cuda = to["device"].type == "cuda"
     here = Point(size=size)
     series = {

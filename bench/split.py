@@ -8,12 +8,10 @@ On a CPU all run twice: with freed memory kept, as emoe's command line does, and
 
 from __future__ import annotations
 
-import argparse
-
 import torch
 from card import show
 from measure import side_by_side
-from networks import add_machine, inputs, machine, random_unet
+from networks import inputs, random_unet, read_options
 from peers import MISSING, segmoe_peer
 
 from emoe.route import PromptRoute
@@ -23,12 +21,7 @@ EXPERTS, TOP = 4, 2
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--rounds", type=int, default=3)
-    add_machine(parser)
-    options = parser.parse_args()
-    to = machine(options)
+    options, to = read_options(__doc__, rounds=3)
     unet = random_unet(options.small, EXPERTS, **to)
     theirs = segmoe_peer(unet, "all", EXPERTS, TOP)
     x, t, text = inputs(unet, 1, 256 if options.small else 512)

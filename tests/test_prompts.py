@@ -3,7 +3,9 @@
 import io
 import json
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from emoe.errors import EmoeError
 from emoe.prompts import Prompt, read_prompts
@@ -112,3 +114,35 @@ def test_mistakes(tmp_path, case):
 def test_no_file(tmp_path):
     with pytest.raises(EmoeError, match="No such file"):
         read_prompts(tmp_path / "gone.txt")
+
+
+def test_parquet(tmp_path):
+    rows = {"prompt": ["a", "b"], "id": [1, 2], "group": ["x", None], "size": [2.5, None], "other": [None, 1],
+            "negative_prompt": [None, ""], "image": ["a.png", None], "reference": [None, "B"]}  # fmt: skip
+    path = tmp_path / "list.parquet"
+    parquet.write_table(pyarrow.table(rows), path)
+    assert read_prompts(path) == [
+        Prompt("a", None, 1, "x", 2.5, None, str(tmp_path / "a.png")),
+        Prompt("b", "", 2, None, None, "B", None),
+    ]
+
+
+@pytest.mark.parametrize("broken", [b"", b"PAR1", b"not parquet at all" * 10])
+def test_broken_parquet(tmp_path, broken):
+    path = tmp_path / "list.parquet"
+    path.write_bytes(broken)
+    with pytest.raises(EmoeError, match="cannot read"):
+        read_prompts(path)
+
+
+def test_parquet_without_prompts(tmp_path):
+    parquet.write_table(pyarrow.table({"text": ["a"]}), tmp_path / "list.parquet")
+    with pytest.raises(EmoeError, match="no prompt"):
+        read_prompts(tmp_path / "list.parquet")
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "much", "nan", "inf"])
+def test_sizes_that_are_none(tmp_path, size):
+    (tmp_path / "list.csv").write_text(f"prompt,size\na,{size}\n")
+    with pytest.raises(EmoeError, match="its size is"):
+        read_prompts(tmp_path / "list.csv")

@@ -14,6 +14,7 @@ from emoe.records import Record
 from emoe.study.questions import estimates, group_means, groups_of, measures, of_group, uncertainties
 from emoe.study.statistics import quartile, risk_coverage
 
+WIDE = 100  # times as large: such numbers are shown on a logarithmic scale
 SHOWN = 3  # numbers in one risk-coverage figure, beside the study's own
 
 
@@ -31,6 +32,9 @@ def distributions(records: Sequence[Record]) -> Figure:
         ax.plot(middle, y, "o", color="black")
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
+    every = uncertainties(records)
+    if every.min() > 0 and every.max() > WIDE * every.min():
+        ax.set_xscale("log")
     ax.set_xlabel("uncertainty")
     return figure
 
@@ -50,13 +54,15 @@ def by_quarter(records: Sequence[Record], key: str) -> Figure:
 def group_points(records: Sequence[Record]) -> Figure:
     """Figure 7: a point a group."""
     rows = group_means(records)
-    largest = max(row["size"] for row in rows)
+    largest = max(row.get("size", 0) for row in rows)
     figure = Figure(figsize=(7, 5))
     ax = figure.add_subplot()
-    area = [30 + 270 * row["size"] / largest for row in rows]
+    area = [30 + 270 * row["size"] / largest if "size" in row else 60 for row in rows]
     ax.scatter([row["uncertainty"] for row in rows], [row["CLIP score"] for row in rows], s=area, alpha=0.5)
-    for row in rows:
-        ax.annotate(row["group"], (row["uncertainty"], row["CLIP score"]))
+    for i, row in enumerate(sorted(rows, key=lambda row: row["uncertainty"])):  # neighbours' names on other sides
+        at, away = (row["uncertainty"], row["CLIP score"]), [(6, 6), (6, -14), (-30, 10)][i % 3]
+        ax.annotate(row["group"], at, xytext=away, textcoords="offset points")
+    ax.margins(0.15)
     ax.set_xlabel("mean uncertainty")
     ax.set_ylabel("mean CLIP score")
     return figure

@@ -133,8 +133,8 @@ def group_means(records: Sequence[Record]) -> list[Row]:
     for name in groups_of(records):
         some = of_group(records, name)
         row = {"group": name, "uncertainty": float(uncertainties(some).mean())}
-        row |= {"CLIP score": float(measures(some)["CLIP score"].mean()), "size": some[0].get("group_size", 1.0)}
-        rows.append(row)
+        row |= {"CLIP score": float(measures(some)["CLIP score"].mean())}
+        rows.append(row | ({"size": some[0]["group_size"]} if "group_size" in some[0] else {}))
     return rows
 
 

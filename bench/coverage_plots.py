@@ -14,8 +14,6 @@ from PIL import Image
 
 from emoe.study.statistics import Interval
 
-# Plots --------------------------------------------------------------------------------------------------------------
-
 
 def panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """One beside the other, a family each."""
