@@ -255,11 +255,13 @@ def test_another_study_is_refused(run, weights, tmp_path, others):
     assert contents(tmp_path / "one") == before
 
 
-@pytest.mark.parametrize("out", ["/proc/study", "file"])
+@pytest.mark.parametrize("out", ["/proc/study", "file", "taken"])
 def test_mistakes_are_found_before_scoring(run, weights, monkeypatch, tmp_path, out):
     monkeypatch.setattr("emoe.pipeline.EMoE.from_toml", lambda *a, **k: pytest.fail("loaded"))
     (tmp_path / "file").write_text("")
-    arguments = ("study", "a", *score(weights=weights)[1:])
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "images").write_text("")
+    arguments = ("study", "a", "--images", *score(weights=weights)[1:])
     for wrong in (("--out", str(tmp_path / out)), ("--out", str(tmp_path / "new"), "--word", " ")):
         code, _, err = run(*arguments, *wrong)
         assert (code, len(err.splitlines())) == (2, 1)

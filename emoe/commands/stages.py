@@ -86,7 +86,6 @@ def baselines(model: EMoE, rows: list[Record], reading: Reading, steps: int, gui
 def by_seed(model: EMoE, rows: list[Record], reading: Reading, batch_size: int | None, folder: Path):
     """The list once for every seed of the reading: (seeds, prompts) records."""
     seeds = range(reading.seed, reading.seed + reading.seeds)
-    folder.mkdir(exist_ok=True)
     one_by_one = [replace(reading, seed=seed, seeds=1) for seed in seeds]
     return [scores(model, rows, one, batch_size, folder / f"{one.seed}.jsonl") for one in one_by_one]
 

@@ -62,7 +62,8 @@ def run(options: argparse.Namespace) -> int:
         rows = templates.fill(options.template, options.negative)
     asked = ablations.check(options.ablate) if options.ablate is not None else []
     folder = Path(options.out)
-    _make(folder)
+    asks = {"images": options.images, "seeds": options.template is not None, "ablations": bool(asked)}
+    _make(folder, "tables", *(name for name, needed in asks.items() if needed))
     _ = RecordFile(folder / "scores.jsonl", rows)
 
     from emoe.commands import stages
@@ -93,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
     found: dict[str, Any] = {}
     parts = [records]
     if options.images:
-        drawn = stages.images(model, rows, recipe, batch, _folder(folder / "images"))
+        drawn = stages.images(model, rows, recipe, batch, folder / "images")
         parts.append(stages.alignment(clip, name, rows, drawn, folder / "images", folder / "alignment.jsonl"))
         parts.append([{"images": record["images"]} for record in drawn])
         settings |= {"CLIP": name, "guidance": recipe.guidance, "steps": recipe.steps, "vae": model.vae_mark}
@@ -104,9 +105,9 @@ def run(options: argparse.Namespace) -> int:
     found["records"] = stages.joined(parts)
     if options.template is not None:
         found |= {"template": options.template}
-        found["by_seed"] = stages.by_seed(model, rows, reading, batch, _folder(folder / "seeds"))
+        found["by_seed"] = stages.by_seed(model, rows, reading, batch, folder / "seeds")
     if asked:
-        where = _folder(folder / "ablations")
+        where = folder / "ablations"
         found["ways"] = {"as studied": found["records"]} | {
             way.name: stages.scores(way.model, rows, way.reading, batch, where / f"{way.name.replace(' ', '-')}.jsonl")
             for way in ablations.ways(model, reading, asked)
@@ -120,16 +121,12 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _folder(path: Path) -> Path:
-    path.mkdir(exist_ok=True)
-    return path
-
-
-def _make(folder: Path) -> None:
+def _make(folder: Path, *inside: str) -> None:
     """Before hours of scoring, not after."""
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise EmoeError(f"cannot make the folder {folder}: {error.strerror}; name another with --out") from error
+    for path in (folder, *(folder / name for name in inside)):
+        try:
+            path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise EmoeError(f"cannot make the folder {path}: {error.strerror}; name another with --out") from error
     for name in ("report.html", "report.md"):
         check_place(folder / name)

@@ -60,8 +60,9 @@ def group_points(records: Sequence[Record]) -> Figure:
     area = [30 + 270 * row["size"] / largest if "size" in row else 60 for row in rows]
     ax.scatter([row["uncertainty"] for row in rows], [row["CLIP score"] for row in rows], s=area, alpha=0.5)
     for i, row in enumerate(sorted(rows, key=lambda row: row["uncertainty"])):  # neighbours' names on other sides
-        at, away = (row["uncertainty"], row["CLIP score"]), [(6, 6), (6, -14), (-30, 10)][i % 3]
-        ax.annotate(row["group"], at, xytext=away, textcoords="offset points")
+        at, away = (row["uncertainty"], row["CLIP score"]), (16, 18 * (i % 3 - 1))
+        line = {"arrowstyle": "-", "color": "grey"}
+        ax.annotate(row["group"], at, xytext=away, textcoords="offset points", va="center", arrowprops=line)
     ax.margins(0.15)
     ax.set_xlabel("mean uncertainty")
     ax.set_ylabel("mean CLIP score")
@@ -74,7 +75,7 @@ def risk(records: Sequence[Record], names: Sequence[str]) -> Figure:
     figure = Figure(figsize=(7, 4))
     ax = figure.add_subplot()
     numbers = estimates(records)
-    for name in ("uncertainty", *[name for name in names if name != "uncertainty"][:SHOWN]):
+    for name in ("uncertainty", *names[:SHOWN]):
         ax.plot(*risk_coverage(numbers[name], error), label=name)
     ax.plot(*risk_coverage(error, error), color="grey", linestyle=":", label="if it were known")
     ax.set_xlabel("share of the prompts that is accepted")

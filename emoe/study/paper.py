@@ -13,6 +13,7 @@ from emoe.study.report import Report
 from emoe.study.templates import differences
 
 INTERVALS = "Parentheses: 95 % bootstrap intervals over prompts."
+SAME = 0.999  # rank correlation of what is one number by two names
 SHOWN = 6  # images of the most and of the least uncertain
 
 
@@ -113,7 +114,8 @@ def _compared(report: Report, found: Studied) -> None:
     rows = questions.compared(found.records, found.resamples)
     report.table(rows)
     if found.images:
-        report.plot("risk", figures.risk(found.records, [row["number"] for row in rows]), "risk against coverage")
+        others = [row["number"] for row in rows if row["Spearman with uncertainty"] < SAME]
+        report.plot("risk", figures.risk(found.records, others), "risk against coverage")
         report.section("What a limit saves and costs", "As `emoe generate --max-uncertainty` would halt.")
         report.table(questions.thresholds(found.records))
 
