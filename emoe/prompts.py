@@ -19,7 +19,7 @@ class Prompt(NamedTuple):
     id: str | int | None = None
     group: str | None = None  # what a study sets against another
     group_size: float | None = None  # how large the group is in the world: points of a study's figure
-    reference: str | None = None  # what a study asks CLIP about instead of the prompt: its English, for instance
+    reference_text: str | None = None  # what a study asks CLIP about instead of the prompt: its English, for instance
     image: str | None = None  # a file with the ground truth, which a study holds images against
 
 

@@ -17,6 +17,11 @@ from emoe.scores import Reading, Scores
 from emoe.text import TextStates
 from emoe.uncertainty import answer, measure, paths
 
+EMPTY = (
+    "the prompt {!r} is empty, and estimator 'eu-over-answer' holds prompts against the empty one; leave it out, or "
+    "take 'eu'"
+)
+
 
 @torch.inference_mode()
 def score(
@@ -31,12 +36,13 @@ def score(
     route = model.route(text, negative)
     m = middle(model, text, route, reading)
     found = measure(m)  # (s, e, b, c, h, w) -> (b,)
-    check_finite(prompts, found.eu, model.dtype)
 
     uncertainty = found.uncertainty
     if reading.estimator == "eu-over-answer":
         check_not_empty(text)
         uncertainty = found.eu / answer(m, of_empty(model, reading) if empty is None else empty)
+    for values in (found.eu, uncertainty):
+        check_finite(prompts, values, model.dtype)
     return Scores(
         prompts=prompts,
         negative_prompts=negatives,
@@ -76,7 +82,4 @@ def of_empty(model: Model, reading: Reading) -> Tensor | None:
 def check_not_empty(text: TextStates) -> None:
     for prompt, tokens in zip(text.prompts, text.content.sum(dim=1).tolist(), strict=True):
         if tokens == 1:  # the end
-            raise EmoeError(
-                f"the prompt {prompt!r} is empty, and estimator 'eu-over-answer' holds prompts against the empty one; "
-                "leave it out, or take 'eu'"
-            )
+            raise EmoeError(EMPTY.format(prompt))

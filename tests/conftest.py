@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="no fold
 
 
 torch.set_num_threads(1)  # networks this small only lose by more
+os.environ["OMP_NUM_THREADS"] = "1"  # and so in the processes that tests start
 
 
 @pytest.fixture(autouse=True)

@@ -297,7 +297,7 @@ def test_a_whole_study(run, weights, clip_folder, truths, monkeypatch, tmp_path)
     for title in ("Quarters", "Groups: uncertainty and fit", "simpler numbers", "limit saves", "other ways", "Cost"):
         assert title in said, title
     aligned = [json.loads(line) for line in (folder / "alignment.jsonl").read_text().splitlines()]
-    assert all({"clip", "ssim", "clip_model", "reference"} <= set(record) for record in aligned)
+    assert all({"clip", "ssim", "clip_model", "reference_text"} <= set(record) for record in aligned)
     images = [
         json.loads(line)["images"][0] for line in (folder / "images" / "generations.jsonl").read_text().splitlines()
     ]
@@ -327,10 +327,10 @@ def test_baselines_are_of_the_same_forward(run, weights, tmp_path):
 
 
 def test_a_template(run, weights, tmp_path):
-    arguments = ("study", "--template", "a {red|blue} {bus|cat}", "--seeds", "3", *score(weights=weights)[1:])
+    arguments = ("study", "--template", "a {red|blue} {bus|cat}", "--seeds", "6", *score(weights=weights)[1:])
     code, _, err = run(*arguments, "--out", str(tmp_path / "out"))
     assert code == 0, err
-    assert sorted(path.name for path in (tmp_path / "out" / "seeds").iterdir()) == ["0.jsonl", "1.jsonl", "2.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "out" / "seeds").iterdir()) == [f"{i}.jsonl" for i in range(6)]
     page = Page((tmp_path / "out" / "report.html").read_text())
     assert {"instead of", "mean difference", "a blue cat"} <= set(page.cells)
 
@@ -340,8 +340,11 @@ def test_a_template(run, weights, tmp_path):
     [
         (("a", "--ablate", "weather"), "--ablate 'weather'"),
         (("a", "--clip", "x"), "add --images"),
-        (("a", "--template", "{a|b}"), "leave the others out"),
-        (("--template", "a bus"), "has no slots"),
+        (("a", "--template", "{a|b}", "--seeds", "6"), "leave the others out"),
+        (("--template", "a bus", "--seeds", "6"), "has no slots"),
+        (("--template", "{a|b}"), "set --seeds"),
+        (("--template", "{a|\udcff}", "--seeds", "6"), "not valid Unicode"),
+        (("a", "--word", "\udcff"), "not valid Unicode"),
         (("a", "--images", "--clip", "gone/gone/gone"), "cannot load CLIP"),
     ],
 )

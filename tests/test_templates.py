@@ -17,14 +17,14 @@ TEMPLATE = "A {white|black} {man|woman|child} at work"
 def test_every_choice_with_every_other():
     rows = fill(TEMPLATE, "blurry")
     assert len(rows) == 6
-    assert rows[0] == {"group": "white, man", "prompt": "A white man at work", "negative_prompt": "blurry"}
+    assert rows[0] == {"prompt": "A white man at work", "negative_prompt": "blurry"}
     assert [row["prompt"] for row in rows[3:5]] == ["A black man at work", "A black woman at work"]
     assert [row["prompt"] for row in fill("a {red |}bus")] == ["a redbus", "a bus"]
     assert slots("{ a | b }") == [["a", "b"]]
 
 
 @pytest.mark.parametrize(
-    "template", ["a bus", "a {bus}", "a {bus|bus}", "a {a|b", "a}", "{a|{b|c}}", "", "{a|b}" * 14, "{|}"]
+    "template", ["a bus", "a {bus}", "a {bus|bus}", "a {a|b", "a}", "{a|{b|c}}", "a {b|c} {d", "", "{a|b}" * 14, "{|}"]
 )
 def test_templates_that_are_none(template):
     with pytest.raises(EmoeError):

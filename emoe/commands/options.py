@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from emoe.reference import Reference
     from emoe.scores import Reading
 
-KEPT = ("id", "group", "group_size", "reference", "image")  # of a prompt file, where it has them
+KEPT = ("id", "group", "group_size", "reference_text", "image")  # of a prompt file, where it has them
 
 
 def add_prompts(parser: argparse.ArgumentParser) -> None:

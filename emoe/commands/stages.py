@@ -29,6 +29,7 @@ def scores(model: EMoE, rows: list[Record], reading: Reading, batch_size: int | 
     """As `emoe score --out` writes them."""
     file = RecordFile(path, rows)
     file.check(asdict(reading) | {"mixture": model.mixture})
+    _keep_whole_batches(file, batch_size or 1)
     for records in scored(model, rows, reading, batch_size, done=len(file.records)):
         file.write(records)
     return RecordFile(path, rows).records
@@ -39,6 +40,7 @@ def images(model: EMoE, rows: list[Record], recipe: Recipe, batch_size: int | No
     file = RecordFile(folder / RECORDS, rows)
     file.check(asdict(recipe) | {"mixture": model.mixture, "vae": model.vae_mark})
     file.keep(intact(folder, file.records))
+    _keep_whole_batches(file, batch_size or 1)
     done = len(file.records)
     with tqdm(total=len(rows), initial=done, desc="images", unit="image", disable=not sys.stderr.isatty()) as bar:
         for number, generation in enumerate(model.stream_images(*texts_of(rows[done:]), recipe, batch_size), done):
@@ -54,7 +56,7 @@ def alignment(clip: Clip, name: str, rows: list[Record], drawn: list[Record], fo
 
     def compute(start: int, some: list[Record]) -> Iterator[Record]:
         pictures = [open_drawn(folder / record["images"][0]) for record in drawn[start : start + len(some)]]
-        fit = clip.score(pictures, [row.get("reference", row["prompt"]) for row in some]).tolist()
+        fit = clip.score(pictures, [row.get("reference_text", row["prompt"]) for row in some]).tolist()
         for row, picture, score in zip(some, pictures, fit, strict=True):
             truth = open_truth(row["image"], picture.width) if "image" in row else None
             yield {"clip": round(score, 4)} | ({} if truth is None else {"ssim": round(ssim(picture, truth), 6)})
@@ -62,8 +64,10 @@ def alignment(clip: Clip, name: str, rows: list[Record], drawn: list[Record], fo
     return _stage(path, rows, told, compute, ALIGNED, "alignment")
 
 
-def baselines(model: EMoE, rows: list[Record], reading: Reading, steps: int, guidance: float, path: Path):
-    """Every other number that needs no training, from the same noise."""
+def baselines(
+    model: EMoE, rows: list[Record], reading: Reading, steps: int, guidance: float, batch_size: int | None, path: Path
+) -> list[Record]:
+    """Every other number that needs no training, from the noise of the reading's first seed."""
     from emoe.study.baselines import BASELINES, GATED, classifier_error
     from emoe.study.observe import observe, starting_noise
 
@@ -80,7 +84,7 @@ def baselines(model: EMoE, rows: list[Record], reading: Reading, steps: int, gui
         for i in range(len(some)):
             yield {"baselines": {name: values[i] for name, values in found.items()}}
 
-    return _stage(path, rows, told, compute, SEEN, "baselines")
+    return _stage(path, rows, told, compute, min(SEEN, batch_size or SEEN), "baselines")
 
 
 def by_seed(model: EMoE, rows: list[Record], reading: Reading, batch_size: int | None, folder: Path):
@@ -101,14 +105,19 @@ def _stage(
     """Records of all rows. compute(number of the first, some rows): what is to be kept of each."""
     file = RecordFile(path, rows)
     file.check(told)
-    done = len(file.records) // batch_size * batch_size  # whole batches: the last digits hang on a prompt's neighbours
-    file.keep(done)
+    _keep_whole_batches(file, batch_size)
+    done = len(file.records)
     with tqdm(total=len(rows), initial=done, desc=name, unit="prompt", disable=not sys.stderr.isatty()) as bar:
         for start in range(done, len(rows), batch_size):
             some = rows[start : start + batch_size]
             file.write([row | kept | told for row, kept in zip(some, compute(start, some), strict=True)])
             bar.update(len(some))
     return RecordFile(path, rows).records
+
+
+def _keep_whole_batches(file: RecordFile, size: int) -> None:
+    """The last digits hang on a prompt's neighbours, so that a run that goes on has the same ones."""
+    file.keep(len(file.records) // size * size if file.records else 0)
 
 
 def joined(stages: Sequence[Sequence[Record]]) -> list[Record]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from emoe.commands.options import add_machine, add_prompts, add_reading, add_weights, be_verbose, reading_of, rows_of
 from emoe.errors import EmoeError
+from emoe.prompts import check_text
 from emoe.records import RecordFile
 from emoe.terminal import say
 from emoe.whole import check_place
@@ -21,6 +22,7 @@ simpler numbers say more. A run cut short goes on, and the same list gives the s
 
 
 RESAMPLES = 1000  # of every interval
+SEEDS = 6  # that all agree by chance once in 32 times: fewer never have p < 0.05
 
 
 def add_to(commands: Any) -> argparse.ArgumentParser:
@@ -47,6 +49,12 @@ def run(options: argparse.Namespace) -> int:
     be_verbose(options)
     if not all(word.strip() for word in options.word):
         raise EmoeError("--word is empty; name a word")
+    for text in (*options.word, options.negative, options.template or ""):
+        check_text(text)
+    if options.template is not None and options.seeds < SEEDS:
+        raise EmoeError(
+            f"--template compares over noises, of which {SEEDS} are the fewest that can tell; set --seeds 16"
+        )
     if options.clip is not None and not options.images:
         raise EmoeError("--clip asks how well images fit, and none are drawn; add --images")
     if options.template is not None and (options.prompt or options.prompts is not None):
@@ -88,6 +96,12 @@ def run(options: argparse.Namespace) -> int:
     if options.baselines and any(row["negative_prompt"] for row in rows):
         raise EmoeError("--baselines guides away from the empty prompt; leave negative prompts out")
 
+    ways = list(ablations.ways(model, reading, asked))
+    if any(way.reading.estimator == "eu-over-answer" for way in ways) and not all(
+        row["prompt"].strip() for row in rows
+    ):
+        raise EmoeError("a prompt is empty, and the estimator 'eu-over-answer' cannot read it; leave it out")
+
     batch = options.batch_size
     records = stages.scores(model, rows, reading, batch, folder / "scores.jsonl")
     settings = asdict(reading) | {"mixture": model.mixture}
@@ -100,7 +114,9 @@ def run(options: argparse.Namespace) -> int:
         settings |= {"CLIP": name, "guidance": recipe.guidance, "steps": recipe.steps, "vae": model.vae_mark}
         found["images"] = folder / "images"
     if options.baselines:
-        seen = stages.baselines(model, rows, reading, options.steps, options.guidance, folder / "baselines.jsonl")
+        seen = stages.baselines(
+            model, rows, reading, options.steps, options.guidance, batch, folder / "baselines.jsonl"
+        )
         parts.append([{"baselines": record["baselines"]} for record in seen])
     found["records"] = stages.joined(parts)
     if options.template is not None:
@@ -110,15 +126,20 @@ def run(options: argparse.Namespace) -> int:
         where = folder / "ablations"
         found["ways"] = {"as studied": found["records"]} | {
             way.name: stages.scores(way.model, rows, way.reading, batch, where / f"{way.name.replace(' ', '-')}.jsonl")
-            for way in ablations.ways(model, reading, asked)
+            for way in ways
         }
     if options.images:
         from emoe.study.cost import cost
 
-        found["cost"] = cost(model, rows[0]["prompt"], reading, recipe, [part[0] for part in parts])
+        found["cost"] = cost(model, rows[0]["prompt"], reading, recipe, _kept(folder) / len(rows))
     page = write_report(Studied(settings=settings, words=options.word, resamples=RESAMPLES, **found), folder)
     say(f"the report is {page}")
     return 0
+
+
+def _kept(folder: Path) -> int:
+    """Bytes of records."""
+    return sum(path.stat().st_size for path in folder.rglob("*.jsonl"))
 
 
 def _make(folder: Path, *inside: str) -> None:

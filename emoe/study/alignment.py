@@ -39,11 +39,14 @@ class PublishedClip:
         processor = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
         transformers.utils.logging.disable_progress_bar()
         try:
-            self.model = transformers.CLIPModel.from_pretrained(name).eval().requires_grad_(False)
+            model, told = transformers.CLIPModel.from_pretrained(name, output_loading_info=True)
             self.tokenizer = transformers.CLIPTokenizer.from_pretrained(name)
             self.processor = processor.from_pretrained(name)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise EmoeError(f"cannot load CLIP {name}: {str(error).strip().splitlines()[0]}; see --clip") from error
+        if told["missing_keys"]:
+            raise EmoeError(f"{name} is not a whole CLIP (it lacks {len(told['missing_keys'])} tensors); see --clip")
+        self.model = model.eval().requires_grad_(False)
 
     @torch.inference_mode()
     def score(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
@@ -69,7 +72,7 @@ def open_truth(path: str, size: int | None = None) -> Image.Image:
     try:
         with Image.open(path) as image:
             image = image.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise EmoeError(f"cannot read the image {path}: {getattr(error, 'strerror', None) or error}") from error
     return image if size is None else ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
 
@@ -85,5 +88,9 @@ def ssim(image: Image.Image, truth: Image.Image) -> float:
 
 
 def open_drawn(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
+    """One of the study's own. EmoeError if it is damaged."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise EmoeError(f"cannot read {path} ({error}); delete it, and it is drawn again") from error

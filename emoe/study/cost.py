@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,9 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from emoe.generating import steps
 from emoe.generations import Recipe
 from emoe.pipeline import EMoE
-from emoe.records import Record
 from emoe.scores import Reading
-from emoe.scoring import score
+from emoe.scoring import of_empty, score
 
 Row = dict[str, Any]
 
@@ -24,19 +23,20 @@ ON_A_CPU = {
 }
 
 
-def cost(model: EMoE, prompt: str, reading: Reading, recipe: Recipe, kept: Sequence[Record]) -> list[Row]:
+def cost(model: EMoE, prompt: str, reading: Reading, recipe: Recipe, kept: float) -> list[Row]:
     """Of a score, of an image by the ordinary mixture, and of one by every path.
 
-    kept: a prompt's records, as they are on disk.
+    kept: bytes of a prompt's records.
     """
-    one = counted(lambda: score(model, [prompt], [""], replace(reading, seeds=1))) * reading.seeds
+    one_seed = replace(reading, seeds=1)
+    empty = of_empty(model, one_seed)  # once a list
+    one = counted(lambda: score(model, [prompt], [""], one_seed, empty)) * reading.seeds
     mixture = recipe.steps * _step(model, prompt, replace(recipe, mode="mixture", steps=1))
     first = _step(model, prompt, replace(recipe, mode="emoe", steps=1))
     later = (recipe.steps - 1) * model.gate.experts * mixture / recipe.steps
     rows = [("score", one), ("image of the mixture", mixture), ("one image of every path", first + later)]
-    size = sum(len(str(record).encode()) for record in kept)
     return [{"what": name, "GFLOP": n / 1e9, "times a score": n / one} for name, n in rows] + [
-        {"what": "bytes kept of a prompt, without images", "GFLOP": "", "times a score": "", "bytes": size}
+        {"what": "bytes kept of a prompt, without images", "GFLOP": "", "times a score": "", "bytes": round(kept)}
     ]
 
 

@@ -30,7 +30,7 @@ def distributions(records: Sequence[Record]) -> Figure:
         low, middle, high = numpy.quantile(u, [0.25, 0.5, 0.75])
         ax.plot([low, high], [y, y], color="black", linewidth=2)
         ax.plot(middle, y, "o", color="black")
-    ax.set_yticks(range(len(names)), names)
+    ax.set_yticks(range(len(names)), map(_plain, names))
     ax.invert_yaxis()
     every = uncertainties(records)
     if every.min() > 0 and every.max() > WIDE * every.min():
@@ -62,7 +62,7 @@ def group_points(records: Sequence[Record]) -> Figure:
     for i, row in enumerate(sorted(rows, key=lambda row: row["uncertainty"])):  # neighbours' names on other sides
         at, away = (row["uncertainty"], row["CLIP score"]), (16, 18 * (i % 3 - 1))
         line = {"arrowstyle": "-", "color": "grey"}
-        ax.annotate(row["group"], at, xytext=away, textcoords="offset points", va="center", arrowprops=line)
+        ax.annotate(_plain(row["group"]), at, xytext=away, textcoords="offset points", va="center", arrowprops=line)
     ax.margins(0.15)
     ax.set_xlabel("mean uncertainty")
     ax.set_ylabel("mean CLIP score")
@@ -82,6 +82,11 @@ def risk(records: Sequence[Record], names: Sequence[str]) -> Figure:
     ax.set_ylabel("mean of 100 - CLIP score")
     ax.legend()
     return figure
+
+
+def _plain(name: str) -> str:
+    """A name that holds dollar signs is no formula."""
+    return name.replace("$", r"\$")
 
 
 def gallery(rows: Sequence[Record], folder: Path) -> Image.Image:

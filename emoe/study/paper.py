@@ -13,6 +13,7 @@ from emoe.study.report import Report
 from emoe.study.templates import differences
 
 INTERVALS = "Parentheses: 95 % bootstrap intervals over prompts."
+FIRST = " (uncertainty and relative: a mean over noises, the others of the first one alone)"
 SAME = 0.999  # rank correlation of what is one number by two names
 SHOWN = 6  # images of the most and of the least uncertain
 
@@ -37,6 +38,8 @@ def write_report(found: Studied, folder: Path) -> Path:
     report = Report("How uncertain is the mixture about these prompts?")
     for add in (_settings, _extremes, _quarters, _groups, _compared, _words, _template, _ablations, _cost):
         add(report, found)
+    for old in (*folder.glob("report-*.png"), *folder.glob("tables/[0-9][0-9]-*.csv")):  # of another run's questions
+        old.unlink()
     report.write(folder, "report")
     report.write_tables(folder / "tables")
     report.write_page(folder / "report.html")
@@ -105,18 +108,19 @@ def _groups(report: Report, found: Studied) -> None:
 def _compared(report: Report, found: Studied) -> None:
     if len(questions.estimates(found.records)) == 2 and not found.images:
         return
+    first = FIRST if found.settings["seeds"] > 1 else ""
     report.section(
         "Is it better than simpler numbers?",
-        "Of the same noise, in the same run; the best first. AUSE: what a number's order loses against the best order "
-        "there is (0: nothing). An interval that holds 0.5 (of AUROC) or 0 (of Spearman) means that the number says "
-        "nothing sure about this list. " + INTERVALS,
+        f"Of the same noise, in the same run{first}; the best first. AUSE: what a number's order loses against the "
+        "best order there is (0: nothing). An interval that holds 0.5 (of AUROC) or 0 (of Spearman) means that the "
+        "number says nothing sure about this list. " + INTERVALS,
     )
     rows = questions.compared(found.records, found.resamples)
     report.table(rows)
     if found.images:
         others = [row["number"] for row in rows if row["Spearman with uncertainty"] < SAME]
         report.plot("risk", figures.risk(found.records, others), "risk against coverage")
-        report.section("What a limit saves and costs", "As `emoe generate --max-uncertainty` would halt.")
+        report.section("What a limit saves and costs", "If prompts above a limit were not drawn.")
         report.table(questions.thresholds(found.records))
 
 
@@ -158,7 +162,7 @@ def _cost(report: Report, found: Studied) -> None:
         return
     report.section(
         "Cost",
-        "Counted multiplications and additions of one prompt, and bytes kept of it (the paper's Figures 9 and 10, "
+        "Counted operations of one prompt, without the VAE, and bytes kept of it (the paper's Figures 9 and 10, "
         "which are seconds on an A100 and terabytes).",
     )
     report.table(found.cost)

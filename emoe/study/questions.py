@@ -132,9 +132,10 @@ def group_means(records: Sequence[Record]) -> list[Row]:
     rows = []
     for name in groups_of(records):
         some = of_group(records, name)
+        sizes = [record["group_size"] for record in some if "group_size" in record]
         row = {"group": name, "uncertainty": float(uncertainties(some).mean())}
         row |= {"CLIP score": float(measures(some)["CLIP score"].mean())}
-        rows.append(row | ({"size": some[0]["group_size"]} if "group_size" in some[0] else {}))
+        rows.append(row | ({"size": max(sizes)} if sizes else {}))
     return rows
 
 
@@ -156,7 +157,6 @@ def estimates(records: Sequence[Record]) -> dict[str, Array]:
 def compared(records: Sequence[Record], resamples: int) -> list[Row]:
     """A row a number, the best first: does it rank images by how badly they fit, and groups from the list's first?"""
     names, known = groups_of(records), measures(records)
-    other = numpy.array([str(record.get("group")) != names[0] for record in records]) if len(names) > 1 else None
     rows = []
     for name, values in estimates(records).items():
         row: Row = {"number": name}
@@ -166,14 +166,23 @@ def compared(records: Sequence[Record], resamples: int) -> list[Row]:
             row["AUSE"] = bootstrap(ause, values, error, resamples=resamples)
             worst = error > numpy.quantile(error, 0.75)
             row["AUROC of the worst quarter"] = bootstrap(auroc, values, worst, resamples=resamples)
-        if other is not None:
-            found = bootstrap(auroc, values, other, strata=other, resamples=resamples)
-            row[f"AUROC of other groups than {names[0]}"] = found
+        if len(names) > 1:
+            row[f"AUROC of other groups than {names[0]}"] = _apart(records, values, resamples)
         row["Spearman with uncertainty"] = spearman(values, uncertainties(records))
         rows.append(row)
     best = list(rows[0])[1]
+    if best == "Spearman with uncertainty":  # nothing to be judged by: likeness to ourselves is no merit
+        return rows
     sign = 1 if best.startswith("Spearman with CLIP") else -1
     return sorted(rows, key=lambda row: sign * _known(row[best]))
+
+
+def _apart(records: Sequence[Record], values: Array, resamples: int) -> Interval:
+    """AUROC of every other group against the list's first; prompts of no group take no part."""
+    first = groups_of(records)[0]
+    grouped = numpy.array(["group" in record for record in records])
+    other = numpy.array([str(record.get("group")) != first for record in records])[grouped]
+    return bootstrap(auroc, values[grouped], other, strata=other, resamples=resamples)
 
 
 def thresholds(records: Sequence[Record], shares: Sequence[float] = (1.0, 0.95, 0.9, 0.75, 0.5, 0.25)) -> list[Row]:
@@ -192,17 +201,14 @@ def ablations(ways: Mapping[str, Sequence[Record]], resamples: int) -> list[Row]
     """Figure 8: a row a way of reading the list, the study's own first."""
     own, *_ = ways.values()
     base, names, known = uncertainties(own), groups_of(own), measures(own)
-    other = numpy.array([str(record.get("group")) != names[0] for record in own]) if len(names) > 1 else None
     rows = []
     for name, records in ways.items():
         u = uncertainties(records)
         row: Row = {"way": name, "mean": float(u.mean()), "Spearman with the first": spearman(u, base)}
         if "CLIP score" in known:
             row["Spearman with CLIP score"] = bootstrap(spearman, u, known["CLIP score"], resamples=resamples)
-        if other is not None:
-            row[f"AUROC of other groups than {names[0]}"] = bootstrap(
-                auroc, u, other, strata=other, resamples=resamples
-            )
+        if len(names) > 1:
+            row[f"AUROC of other groups than {names[0]}"] = _apart(own, u, resamples)
         rows.append(row)
     return rows
 

@@ -150,6 +150,9 @@ def bootstrap(
     together: the scenes are the sample, not the prompts.  strata: (n,) labels, one a cluster, whose sizes are kept.
     """
     arrays = [numpy.asarray(column) for column in columns]
+    sizes = numpy.unique(numpy.zeros(len(arrays[0])) if strata is None else strata, return_counts=True)[1]
+    if clusters is None and min(sizes, default=0) < 2:  # one prompt says nothing of how much prompts differ
+        return Interval(float(statistic(*arrays)), float("nan"), float("nan"))
     rng = numpy.random.default_rng(seed)
     draws = _resamples(len(arrays[0]), clusters, strata, rng)
     found = [statistic(*(array[rows] for array in arrays)) for rows, _ in zip(draws, range(resamples), strict=False)]

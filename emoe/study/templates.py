@@ -26,7 +26,7 @@ MOST = 10_000  # prompts
 def slots(template: str) -> list[list[str]]:
     """The choices of each slot. EmoeError for a template without any."""
     found = [[choice.strip() for choice in slot.split("|")] for slot in SLOT.findall(template)]
-    if not found or SLOT.sub("", template).strip("{}") != SLOT.sub("", template):
+    if not found or set("{}") & set(SLOT.sub("", template)):
         raise EmoeError(f"the template {template!r} has no slots like {{white|black}}; write some")
     for choices in found:
         if len(choices) < 2 or len(set(choices)) < len(choices):
@@ -37,12 +37,12 @@ def slots(template: str) -> list[list[str]]:
 
 
 def fill(template: str, negative: str = "") -> list[Record]:
-    """A row a prompt, in the order of the choices; its group is what was chosen."""
+    """A row a prompt, in the order of the choices."""
     rows = []
     for chosen in product(*slots(template)):
         words = iter(chosen)
         prompt = " ".join(SLOT.sub(lambda slot, words=words: next(words), template).split())
-        rows.append({"group": ", ".join(chosen), "prompt": prompt, "negative_prompt": negative})
+        rows.append({"prompt": prompt, "negative_prompt": negative})
     return rows
 
 
