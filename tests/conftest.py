@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,11 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="no fold
 
 torch.set_num_threads(1)  # networks this small only lose by more
 os.environ["OMP_NUM_THREADS"] = "1"  # and so in the processes that tests start
+
+
+def hear_sigint() -> None:
+    """In a process that a test starts: a shell's background job, where tests may run, passes on that it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

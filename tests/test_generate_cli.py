@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from conftest import needs_proc
+from conftest import hear_sigint, needs_proc
 from PIL import Image
 
 from emoe import EMoE
@@ -305,7 +305,8 @@ def test_a_disk_that_fills(draw, tmp_path, monkeypatch):
 
 def test_ctrl_c_keeps_what_is_finished(weights, tmp_path):
     arguments = ["generate", "--weights", weights, "--out", str(tmp_path / "out"), *FEW, *map(str, range(200))]
-    found = subprocess.Popen([sys.executable, "-m", "emoe", *arguments], stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "emoe", *arguments]
+    found = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_sigint)
     path = tmp_path / "out" / "generations.jsonl"
     for _ in range(600):
         if path.exists() and path.stat().st_size:

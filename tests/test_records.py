@@ -147,3 +147,20 @@ def test_out_that_holds_the_prompts_is_kept(run, weights, tmp_path, name):
     assert code == 2
     assert "name another place with --out" in err
     assert path.read_text() == PROMPT_FILES[name]
+
+
+@pytest.mark.parametrize("with_reference", [False, True])
+def test_a_list_with_every_column_goes_on(run, weights, tmp_path, with_reference):
+    """What a file says of a prompt has other names than what a record says of its score."""
+    path, out = tmp_path / "list.csv", tmp_path / "scores.jsonl"
+    path.write_text("prompt,id,group,size,reference,image\na,1,x,2,b,c.png\nd,2,y,3,e,f.png\n")
+    arguments = ["--prompts", str(path), *score(weights=weights)[1:]]
+    if with_reference:
+        assert run("calibrate", *arguments, "--out", str(tmp_path / "made.json"))[0] == 0
+        arguments += ["--reference", str(tmp_path / "made.json")]
+    assert run("score", *arguments, "--out", str(out))[0] == 0
+    whole = out.read_bytes()
+    assert json.loads(whole.splitlines()[0])["reference_text"] == "b"
+    out.write_bytes(whole[: len(whole) * 2 // 3])
+    assert run("score", *arguments, "--out", str(out))[0] == 0
+    assert out.read_bytes() == whole

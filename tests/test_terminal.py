@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import score
+from conftest import hear_sigint, score
 
 from emoe.__main__ import main
 
@@ -95,11 +96,12 @@ def test_a_reader_that_leaves(weights):
 
 
 def test_ctrl_c_keeps_what_is_done(weights, tmp_path):
-    import signal
     import time
 
     path = tmp_path / "scores.jsonl"
-    found = process(*score(*[f"prompt {i}" for i in range(500)], "--out", str(path), weights=weights))
+    found = process(
+        *score(*[f"prompt {i}" for i in range(500)], "--out", str(path), weights=weights), preexec_fn=hear_sigint
+    )
     for _ in range(600):
         if path.exists() and path.stat().st_size:
             break
