@@ -89,9 +89,7 @@ class EMoE(Model):
         batch_size = self._batch_size(batch_size, 16)
         reading = self.at_own_size(reading)
         if reading.estimator == "eu-over-answer":
-            for prompt, _ in pairs:
-                if not prompt.strip():  # said before hours of scoring
-                    raise EmoeError(scoring.EMPTY.format(prompt))
+            scoring.check_not_empty(prompt for prompt, _ in pairs)  # before hours of scoring
         with enough_memory():
             empty = scoring.of_empty(self, reading)
             for start in range(0, len(pairs), batch_size):

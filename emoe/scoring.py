@@ -5,6 +5,8 @@ Axes: b prompts, e experts (paths), s seeds, c channels, h w space.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -16,11 +18,6 @@ from emoe.schedule import noise
 from emoe.scores import Reading, Scores
 from emoe.text import TextStates
 from emoe.uncertainty import answer, measure, paths
-
-EMPTY = (
-    "the prompt {!r} is empty, and estimator 'eu-over-answer' holds prompts against the empty one; leave it out, or "
-    "take 'eu'"
-)
 
 
 @torch.inference_mode()
@@ -39,7 +36,7 @@ def score(
 
     uncertainty = found.uncertainty
     if reading.estimator == "eu-over-answer":
-        check_not_empty(text)
+        check_not_empty(prompts)
         uncertainty = found.eu / answer(m, of_empty(model, reading) if empty is None else empty)
     for values in (found.eu, uncertainty):
         check_finite(prompts, values, model.dtype)
@@ -79,7 +76,11 @@ def of_empty(model: Model, reading: Reading) -> Tensor | None:
     return middle(model, text, model.route(text, None), reading)
 
 
-def check_not_empty(text: TextStates) -> None:
-    for prompt, tokens in zip(text.prompts, text.content.sum(dim=1).tolist(), strict=True):
-        if tokens == 1:  # the end
-            raise EmoeError(EMPTY.format(prompt))
+def check_not_empty(prompts: Iterable[str]) -> None:
+    """EmoeError for a prompt that "eu-over-answer" cannot read: it changes nothing, so there is no answer to it."""
+    for prompt in prompts:
+        if not prompt.strip():
+            raise EmoeError(
+                f"the prompt {prompt!r} is empty, and estimator 'eu-over-answer' holds prompts against the empty one; "
+                "leave it out, or take 'eu'"
+            )

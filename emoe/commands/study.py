@@ -19,8 +19,6 @@ Scores a list of prompts and writes what it says: the most and the least uncerta
 side by side (a `group` column of the list), words; with --images also how well images fit, with --baselines whether
 simpler numbers say more. A run cut short goes on, and the same list gives the same report.
 """
-
-
 RESAMPLES = 1000  # of every interval
 SEEDS = 6  # that all agree by chance once in 32 times: fewer never have p < 0.05
 
@@ -77,6 +75,7 @@ def run(options: argparse.Namespace) -> int:
     from emoe.commands import stages
     from emoe.generations import Recipe
     from emoe.pipeline import EMoE, check_batch_size
+    from emoe.scoring import check_not_empty
 
     if options.batch_size is not None:
         check_batch_size(options.batch_size)
@@ -97,10 +96,8 @@ def run(options: argparse.Namespace) -> int:
         raise EmoeError("--baselines guides away from the empty prompt; leave negative prompts out")
 
     ways = list(ablations.ways(model, reading, asked))
-    if any(way.reading.estimator == "eu-over-answer" for way in ways) and not all(
-        row["prompt"].strip() for row in rows
-    ):
-        raise EmoeError("a prompt is empty, and the estimator 'eu-over-answer' cannot read it; leave it out")
+    if any(way.reading.estimator == "eu-over-answer" for way in ways):
+        check_not_empty(row["prompt"] for row in rows)
 
     batch = options.batch_size
     records = stages.scores(model, rows, reading, batch, folder / "scores.jsonl")
