@@ -11,7 +11,7 @@ import traceback
 from typing import NoReturn
 
 from emoe import __version__
-from emoe.commands import build, calibrate, demo, explain, generate, inspect, score, study
+from emoe.commands import build, calibrate, demo, explain, generate, inspect, lock, score, study
 from emoe.errors import EmoeError
 from emoe.heap import keep_freed_memory
 from emoe.terminal import say
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="emoe", description=about, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"emoe {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
-    for command in (demo, score, explain, generate, calibrate, study, build, inspect):
+    for command in (demo, score, explain, generate, calibrate, study, build, inspect, lock):
         command.add_to(commands).allow_abbrev = False
     return parser
 

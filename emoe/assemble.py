@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from emoe.checkpoint.architecture import unet_config
 from emoe.checkpoint.detect import SEGMOE
-from emoe.checkpoint.download import file_sha256
+from emoe.checkpoint.hashes import check_hash, check_hashes
 from emoe.checkpoint.layout import Folder
 from emoe.checkpoint.load_text import load_text
 from emoe.checkpoint.load_unet import build, load_mixture, load_unet
@@ -91,7 +90,20 @@ def _sources(weights: Weights) -> Iterator[tuple[str, str]]:
 def _open(weights: Weights, key: str, *parts: str, source: str | None = None) -> Checkpoint:
     with about(f"{weights.path}: {key}"):
         text = source or getattr(weights, key)
-        return open_checkpoint(text, parts=parts, base=weights.folder, revision=weights.revision)
+        found = open_checkpoint(text, parts=parts, base=weights.folder, revision=weights.revision)
+        return _verified(weights, text, found)
+
+
+def _part(weights: Weights, part: str, text: str) -> Checkpoint:
+    """A source that one part is taken from."""
+    found = examine(text, parts=(part,), base=weights.folder, revision=weights.revision)
+    return _verified(weights, text, found)
+
+
+def _verified(weights: Weights, text: str, checkpoint: Checkpoint) -> Checkpoint:
+    if weights.sha256 is not None:
+        check_hashes(text, checkpoint, weights.sha256)
+    return checkpoint
 
 
 def _experts(weights: Weights, base: Checkpoint) -> list[Checkpoint]:
@@ -106,7 +118,7 @@ def _experts(weights: Weights, base: Checkpoint) -> list[Checkpoint]:
         checkpoint = by_source[expert.source]
         if expert.sha256:
             with about(f"{weights.path}: {label}: sha256"):
-                _verify(expert.sha256, checkpoint)
+                check_hash(checkpoint, expert.sha256)
         experts.append(checkpoint)
     return experts
 
@@ -115,15 +127,6 @@ def _files(checkpoint: Checkpoint) -> tuple[str, ...]:
     """The files that a checkpoint's UNet is read from."""
     files = {id(file): file for file, _ in checkpoint.parts["unet"].places.values()}
     return tuple(sorted(str(file.path.resolve()) for file in files.values()))
-
-
-def _verify(sha256: str, checkpoint: Checkpoint) -> None:
-    files = _files(checkpoint)
-    if len(files) != 1:
-        raise EmoeError(f"{checkpoint.source} is {len(files)} files, for which one hash cannot stand; delete it")
-    found = file_sha256(Path(files[0]))
-    if found != sha256.lower():
-        raise EmoeError(f"{checkpoint.source} is another file: its hash is {found}, not {sha256}")
 
 
 def _completed(weights: Weights, base: Checkpoint) -> Weights:
@@ -179,7 +182,8 @@ def _text(weights: Weights, base: Checkpoint, device: torch.device) -> TextEncod
 def _vae(weights: Weights, base: Checkpoint, device: torch.device, dtype: torch.dtype) -> VAE:
     """The VAE that weights.toml names, else the base's, else SD1.5's own. Only images need it."""
     if base.folder and "vae" not in base.parts:  # of a folder, only what scoring needs has been looked at
-        base = examine(weights.segmoe or weights.base, parts=("vae",), base=weights.folder, revision=weights.revision)
+        with about(f"{weights.path}: {_key(weights, 'vae')}"):
+            base = _part(weights, "vae", weights.segmoe or weights.base)
     with _owner_of("vae", weights, base) as owner:
         if "vae" not in owner.parts:
             raise EmoeError(f"{owner.source} has no VAE; name one under vae")
@@ -210,12 +214,17 @@ def _owner_of(part: str, weights: Weights, base: Checkpoint) -> Iterator[Checkpo
     own = getattr(weights, part)
     with about(f"{weights.path}: {_key(weights, part)}"):
         if own:
-            yield examine(own, parts=(part,), base=weights.folder, revision=weights.revision)
-        elif part not in base.parts and _text_width(base) == STOCK_WIDTH:
+            yield _part(weights, part, own)
+        elif needs_stock(part, base):
             log.warning("%s has no %s; using the one of %s", base.source, SPOKEN[part], STOCK)
-            yield examine(STOCK, parts=(part,))
+            yield _verified(weights, STOCK, examine(STOCK, parts=(part,)))
         else:
             yield base
+
+
+def needs_stock(part: str, base: Checkpoint) -> bool:
+    """Whether SD1.5's own part takes the place of one that the base lacks."""
+    return part not in base.parts and _text_width(base) == STOCK_WIDTH
 
 
 def _text_width(base: Checkpoint) -> int:

@@ -21,6 +21,7 @@ SHIPPED = {
     "miniature": Path(__file__).parent / "miniature" / "weights" / "style.toml",
     "miniature-bootstrap": Path(__file__).parent / "miniature" / "weights" / "bootstrap.toml",
 }
+HASH, NO_HASH = re.compile(r"[0-9a-fA-F]{64}"), "must be 64 hexadecimal digits; `emoe inspect` prints it"
 EXAMPLE = 'see weights.toml in the project, or write base = "owner/name" and two or more [[expert]] tables'
 
 
@@ -50,6 +51,7 @@ class Weights:
     gate: str | None = None  # None where a SegMoE checkpoint tells
     split: str | None = None  # None: the first cross-attention, or feed-forward if only those are mixed
     temperature: float = 1.0
+    sha256: Mapping[str, str] | None = None  # of every file that is read, as `emoe lock` writes it
 
     @property
     def folder(self) -> Path:
@@ -107,6 +109,7 @@ def parse_weights(table: Mapping[str, Any], path: Path) -> Weights:
         gate=gate,
         split=reader.one_of("split", SPLITS["all"]),
         temperature=reader.number("temperature", 1.0),
+        sha256=reader.hashes("sha256"),
     )
     _check_parts(weights, reader)
     if weights.base:
@@ -125,8 +128,8 @@ def _expert(path: Path, number: int, table: Mapping[str, Any]) -> Expert:
     )
     if not expert.source:
         raise reader.wrong("source", "is missing; name a file, a folder, a Hub repository or a Civitai version")
-    if expert.sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", expert.sha256):
-        raise reader.wrong("sha256", "must be 64 hexadecimal digits; `emoe inspect` prints it")
+    if expert.sha256 and not HASH.fullmatch(expert.sha256):
+        raise reader.wrong("sha256", NO_HASH)
     return expert
 
 
@@ -223,6 +226,18 @@ class _Reader:
         if value is not None and (type(value) is not int or value < 1):
             raise self.wrong(key, f"is {value!r}; it must be a whole number of at least 1")
         return value
+
+    def hashes(self, key: str) -> Mapping[str, str] | None:
+        """A table: file -> hash, in small letters."""
+        value = self.table.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise self.wrong(key, f"is {value!r:.60}; it must be a table of files, [{key}], as `emoe lock` writes it")
+        for name, found in value.items():
+            if not (isinstance(found, str) and HASH.fullmatch(found)):
+                raise self.wrong(key, f"of {name!r} is {found!r:.80}; it {NO_HASH}")
+        return {name: found.lower() for name, found in value.items()}
 
     def number(self, key: str, default: float) -> float:
         value = self.table.get(key, default)

@@ -22,8 +22,14 @@ class Prompt(NamedTuple):
     reference_text: str | None = None  # what a study asks CLIP about instead of the prompt: its English, for instance
     image: str | None = None  # a file with the ground truth, which a study holds images against
 
+    def row(self, negative: str = "") -> dict[str, Any]:
+        """What a record begins with. negative: the negative prompt where this one brings none."""
+        kept = {key: value for key in KEPT if (value := getattr(self, key)) is not None}
+        return kept | {"prompt": self.text, "negative_prompt": negative if self.negative is None else self.negative}
+
 
 COLUMNS = ("prompt", "negative_prompt", "id", "group", "size", "reference", "image")
+KEPT = ("id", "group", "group_size", "reference_text", "image")  # in records, where a prompt has them
 
 
 def check_text(text: object) -> None:
@@ -90,7 +96,7 @@ def _csv(text: str, path: Path) -> list[Prompt]:
                     f"{where} has {len(cells)} cells, the first line {len(head)}; put prompts in double quotes"
                 )
             if cells:
-                prompts.append(_prompt({key: cell for key, cell in zip(head, cells, strict=False) if cell}, where))
+                prompts.append(read_prompt({key: cell for key, cell in zip(head, cells, strict=False) if cell}, where))
     except csv.Error as error:
         raise EmoeError(f"{path}, line {reader.line_num} is not valid CSV ({error})") from error
     return prompts
@@ -101,7 +107,7 @@ def _jsonl(text: str, path: Path) -> list[Prompt]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             where = f"{path}, line {number}"
-            prompts.append(_prompt(_parsed(line, where), where))
+            prompts.append(read_prompt(_parsed(line, where), where))
     return prompts
 
 
@@ -112,7 +118,7 @@ def _json(text: str, path: Path) -> list[Prompt]:
     if not isinstance(value, list):
         raise EmoeError(f"{path} is neither COCO captions (an object with annotations) nor a list of prompts")
     rows = [{"prompt": row} if isinstance(row, str) else row for row in value]
-    return [_prompt(row, f"{path}, entry {number}") for number, row in enumerate(rows, start=1)]
+    return [read_prompt(row, f"{path}, entry {number}") for number, row in enumerate(rows, start=1)]
 
 
 def _parquet(path: Path) -> list[Prompt]:
@@ -125,7 +131,7 @@ def _parquet(path: Path) -> list[Prompt]:
         rows = file.read([name for name in COLUMNS if name in file.schema_arrow.names]).to_pylist()
     except (OSError, ArrowException) as error:
         raise EmoeError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
-    return [_prompt(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+    return [read_prompt(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
 
 
 def _parsed(text: str, where: str) -> Any:
@@ -142,7 +148,8 @@ def _from_coco(annotation: Any) -> Any:
     return {"id": annotation.get("id"), "prompt": annotation["caption"].strip()}
 
 
-def _prompt(row: Any, where: str) -> Prompt:
+def read_prompt(row: Any, where: str) -> Prompt:
+    """A prompt from a row's columns, by their names in files; EmoeError begins with `where`."""
     if not isinstance(row, dict):
         raise EmoeError(f"{where} is {row!r:.60}; it must be an object with a prompt")
     if "prompt" not in row:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 
@@ -74,7 +73,7 @@ class Scores:
         return Scores(**{k: v[i : i + 1] if isinstance(v, list | Tensor) else v for k, v in one.items()})
 
     def records(self) -> list[dict[str, Any]]:
-        """One JSON-ready dict a prompt; numbers in the fewest digits that give the same float32."""
+        """One JSON-ready dict a prompt; numbers to six digits, beyond which they depend on the machine."""
         told = asdict(self.reading) | {"mixture": self.mixture}
         return [
             {
@@ -108,4 +107,4 @@ def join(batches: Sequence[Scores]) -> Scores:
 
 
 def _short(value: Tensor) -> float:
-    return float(str(numpy.float32(value.item())))
+    return float(f"{value.item():.6g}")

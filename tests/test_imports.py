@@ -19,7 +19,7 @@ LAYERS = [
     {"assemble", "scoring"},
     {"generating", "gallery", "save_segmoe"},
     {"pipeline"},
-    {"miniature", "explaining"},
+    {"miniature", "explaining", "lock", "ray"},
     {"study"},
     {"commands"},
     {"__main__", ""},

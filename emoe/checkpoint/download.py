@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ import requests
 from filelock import FileLock
 from tqdm import tqdm
 
+from emoe.checkpoint.hashes import file_sha256
 from emoe.checkpoint.source import plain
 from emoe.errors import EmoeError
 
@@ -50,11 +50,6 @@ def download(
     except OSError as error:
         raise EmoeError(f"cannot store {target}: {error.strerror or error}") from error
     return target
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fetch(url: str, part: Path, size: int, token: str | None, answers: Mapping[int, str]) -> None:

@@ -64,6 +64,7 @@ IGNORED = (
     "numpy.dtype",
     "_codecs.encode",
 )
+WINDOW = 2**28  # bytes; what is mapped of a file at a time
 LONGEST_NAME = 300  # characters; real ones have some 100
 
 
@@ -73,12 +74,15 @@ class WeightsFile:
     entries: name -> shape and dtype.  metadata: safetensors' free-text header, {} for pickles.
     """
 
-    def __init__(self, path: Path):
-        """Raises EmoeError for anything that is not a readable weights file, with what it is instead."""
-        self.path = path
+    def __init__(self, path: Path, inner: str = ""):
+        """Raises EmoeError for anything that is not a readable weights file, with what it is instead.
+
+        inner: its place in the source's folder, "" where the source names the file itself.
+        """
+        self.path, self.inner = path, inner
         self.container = sniff(path)
         self._tensors: dict[str, Tensor] | None = None
-        self._handle = None
+        self._handle, self._mapped = None, 0
         if self.container == SAFETENSORS:
             self.entries, self.metadata = self._safetensors_header()
         else:
@@ -91,9 +95,11 @@ class WeightsFile:
     def read(self, name: str) -> Tensor:
         """One tensor, as stored, on the CPU. May be a view of the file: copy what is to outlive it."""
         if self.container == SAFETENSORS:
-            if self._handle is None:
-                self._handle = safe_open(self.path, "pt")
-            return self._handle.get_tensor(name)
+            if self._handle is None or self._mapped > WINDOW:  # a new map: the old one's pages are given back
+                self._handle, self._mapped = safe_open(self.path, "pt"), 0
+            tensor = self._handle.get_tensor(name)
+            self._mapped += tensor.nbytes
+            return tensor
         return self._unpickled()[name]
 
     def release(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,21 +48,25 @@ def examine(text: str, *, parts: Sequence[str] = PARTS, base: Path = Path(), rev
     return found
 
 
-def locate(text: str, base: Path = Path(), revision: str | None = None) -> tuple[Folder, list[str]]:
-    """A source string -> a folder, and the files in it that make one checkpoint; [] for a folder with `unet/` etc."""
+def locate(text: str, base: Path = Path(), revision: str | None = None) -> tuple[Folder, dict[str, str]]:
+    """A source string -> a folder, and the files in it that make one checkpoint; {} for a folder with `unet/` etc.
+
+    Names by what the source string leaves to say: "" where it names the file itself.
+    """
     found = source.parse(text, base, revision)
     if isinstance(found, source.Civitai):
         path = civitai.fetch(found)
-        return Folder(path.parent), [path.name]
+        return Folder(path.parent), {"": path.name}
     if isinstance(found, source.Local) and not found.path.is_dir():
-        return Folder(found.path.parent), [found.path.name]
+        return Folder(found.path.parent), {"": found.path.name}
     if isinstance(found, source.Hub) and found.inner:
         above, _, name = found.inner.rpartition("/")
         parent = hub.repository(found.repo, found.revision).folder(above)
         if name in parent.names():
-            return parent, [name]
+            return parent, {"": name}
     folder = open_folder(text, base, revision)
-    return folder, [] if any(folder.has(part) for part in PARTS) else layout.only_checkpoint(folder)
+    whole = any(folder.has(part) for part in PARTS)
+    return folder, {} if whole else {name: name for name in layout.only_checkpoint(folder)}
 
 
 def part_config(text: str, part: str, base: Path = Path(), revision: str | None = None) -> dict[str, Any]:
@@ -72,7 +76,7 @@ def part_config(text: str, part: str, base: Path = Path(), revision: str | None 
     folder, names = locate(text, base, revision)
     if not names:
         return layout.config(folder.folder(part))
-    return layout.config(folder) if layout.is_part(names[0]) else {}
+    return layout.config(folder) if layout.is_part(next(iter(names.values()))) else {}
 
 
 def open_folder(text: str, base: Path = Path(), revision: str | None = None) -> Folder:
@@ -97,11 +101,12 @@ def reach(text: str, base: Path = Path(), revision: str | None = None) -> None:
         hub.repository(found.repo, found.revision)
 
 
-def _add_files(found: Checkpoint, folder: Folder, names: list[str]) -> None:
+def _add_files(found: Checkpoint, folder: Folder, names: Mapping[str, str]) -> None:
     """A single file, which may hold all parts; or the files of one part."""
-    config = layout.config(folder) if layout.is_part(names[0]) else {}
-    _add(found, [folder.path(name) for name in names], PARTS, found.source, config)
-    if layout.sidecar_says_v(folder, names[0]):
+    first = next(iter(names.values()))
+    config = layout.config(folder) if layout.is_part(first) else {}
+    _add(found, {inner: folder.path(name) for inner, name in names.items()}, PARTS, found.source, config)
+    if layout.sidecar_says_v(folder, first):
         found.prediction = "v"
 
 
@@ -110,16 +115,18 @@ def _add_folder(found: Checkpoint, folder: Folder, parts: Sequence[str]) -> None
     found.folder = folder
     for part in dict.fromkeys(parts):
         inner = folder.folder(part)
-        paths = [inner.path(name) for name in layout.weights(inner, part)]
+        paths = {f"{part}/{name}": inner.path(name) for name in layout.weights(inner, part)}
         if paths:
             _add(found, paths, (part,), f"{found.source}/{part}", layout.config(inner))
     if layout.config(folder.folder("scheduler"), "scheduler_config.json").get("prediction_type") == "v_prediction":
         found.prediction = "v"
 
 
-def _add(found: Checkpoint, paths: list[Path], wanted: Sequence[str], where: str, config: dict[str, Any]) -> None:
+def _add(
+    found: Checkpoint, paths: Mapping[str, Path], wanted: Sequence[str], where: str, config: dict[str, Any]
+) -> None:
     """Sort the tensors of some files (shards of one) into the checkpoint's parts."""
-    files = [WeightsFile(path) for path in paths]
+    files = [WeightsFile(path, inner) for inner, path in paths.items()]
     holder: dict[str, WeightsFile] = {}
     for file in files:
         if twice := holder.keys() & file.entries.keys():

@@ -8,7 +8,7 @@ from typing import Any
 from emoe.checkpoint.architecture import tells_all
 from emoe.checkpoint.contents import PARTS
 from emoe.checkpoint.detect import SEGMOE
-from emoe.checkpoint.download import file_sha256
+from emoe.checkpoint.hashes import file_sha256
 from emoe.checkpoint.load_unet import build, load_unet
 from emoe.checkpoint.open import examine
 from emoe.checkpoint.parts import Checkpoint, Part

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from emoe.reference import Reference
     from emoe.scores import Reading
 
-KEPT = ("id", "group", "group_size", "reference_text", "image")  # of a prompt file, where it has them
-
 
 def add_prompts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="*", metavar="PROMPT")
@@ -93,11 +91,7 @@ def rows_of(options: argparse.Namespace) -> list[Record]:
         raise EmoeError("there is no prompt; give one in quotes, or --prompts FILE")
     for text in (*options.prompt, options.negative):
         check_text(text)
-    return [
-        {key: value for key in KEPT if (value := getattr(p, key)) is not None}
-        | {"prompt": p.text, "negative_prompt": options.negative if p.negative is None else p.negative}
-        for p in prompts
-    ]
+    return [prompt.row(options.negative) for prompt in prompts]
 
 
 def texts_of(rows: list[Record]) -> tuple[list[str], list[str]]:

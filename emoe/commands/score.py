@@ -20,6 +20,9 @@ from emoe.commands.options import (
     show_json,
 )
 from emoe.commands.scored import scored
+from emoe.config import read_weights
+from emoe.errors import EmoeError
+from emoe.prompts import check_text
 from emoe.records import Record, RecordFile
 from emoe.terminal import say, show, visible
 
@@ -38,12 +41,21 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="FILE", help="JSON lines to FILE instead; a run cut short goes on there")
     add_reference(parser)
     parser.add_argument("--json", action="store_true", help="JSON lines instead of a table")
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="on all GPUs of this machine or of a Ray cluster: Parquet to a folder of Parquet",
+    )
     parser.set_defaults(run=run)
     return parser
 
 
 def run(options: argparse.Namespace) -> int:
     be_verbose(options)
+    if options.ray is not None:
+        return run_with_ray(options)
     rows = rows_of(options)
     file = RecordFile(Path(options.out), rows) if options.out is not None else None
     done = len(file.records) if file else 0
@@ -75,6 +87,25 @@ def run(options: argparse.Namespace) -> int:
         write(records)
     if file:
         say(f"{len(rows)} scores in {file.path}")
+    return 0
+
+
+def run_with_ray(options: argparse.Namespace) -> int:
+    """The same records, from Parquet into a folder of Parquet, on as many machines as there are."""
+    if options.prompt or options.json or options.reference:
+        raise EmoeError("--ray scores a list into a folder; leave PROMPT, --json and --reference out")
+    if options.prompts is None or options.out is None:
+        raise EmoeError("--ray scores Parquet into a folder; add --prompts FILE.parquet (or a folder) and --out FOLDER")
+    check_text(options.negative)
+    weights, reading = read_weights(options.weights), reading_of(options)
+    try:
+        from emoe import ray
+    except ModuleNotFoundError as error:
+        raise EmoeError(f"--ray needs {error.name}; pip install 'emoe[ray]'") from error
+
+    job = ray.Job(weights, reading, options.negative, options.device, options.dtype, options.batch_size)
+    count = ray.score(options.prompts, options.out, job, options.ray or None)
+    say(f"{count} scores in {options.out}")
     return 0
 
 

@@ -1,0 +1,42 @@
+"""emoe lock: a weights.toml that means the same years later."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from emoe.commands.options import add_weights
+from emoe.config import read_weights
+from emoe.errors import EmoeError
+from emoe.terminal import say
+from emoe.whole import check_place, whole
+
+DESCRIPTION = """\
+Writes a copy of weights.toml that names what is used for good: the Hub's commits, Civitai's files, and the SHA256 of
+every file, to which every later run is held. What is not here yet is downloaded, the VAE included.
+"""
+
+
+def add_to(commands: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser("lock", help="a weights.toml that means the same later", description=DESCRIPTION)
+    add_weights(parser)
+    parser.add_argument("--out", metavar="FILE.toml", required=True, help="the copy")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    path = Path(options.out)
+    if path.exists():
+        raise EmoeError(f"{path} is there already; name another with --out")
+    check_place(path)
+    weights = read_weights(options.weights)
+
+    from emoe.lock import lock, to_toml  # torch takes seconds to import
+
+    locked = lock(weights, path)
+    with whole(path) as new:
+        new.write_text(to_toml(locked), encoding="utf-8")
+    say(f"{len(locked.sha256)} files are held to their hashes by {path}")
+    return 0

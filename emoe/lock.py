@@ -1,0 +1,89 @@
+"""weights.toml -> a copy that names what was used for good: Hub commits, Civitai files, and the hash of every file."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from emoe.assemble import STOCK, needs_stock
+from emoe.checkpoint import civitai, hub, source
+from emoe.checkpoint.hashes import hashes
+from emoe.checkpoint.hub import HubFolder
+from emoe.checkpoint.open import examine
+from emoe.config import Weights
+from emoe.errors import EmoeError, about
+
+WHOLE = ("base", "segmoe")  # sources of more than one part
+PART = ("text_encoder", "vae")
+
+
+def lock(weights: Weights, path: Path) -> Weights:
+    """The same mixture, from sources that do not move, with the hash of every file that scores and images need.
+
+    path: of the copy's file, where its relative paths start. What is not here yet is downloaded. EmoeError names the
+    source that cannot be had.
+    """
+    fixed: dict[str, Any] = {key: text for key in (*WHOLE, *PART) if (text := getattr(weights, key))}
+    whole = next(key for key in WHOLE if key in fixed)
+    with about(f"{weights.path}: {whole}"):
+        base = examine(fixed[whole], base=weights.folder, revision=weights.revision)
+    fixed |= {part: STOCK for part in PART if part not in fixed and needs_stock(part, base)}
+
+    found: dict[str, str] = {}
+
+    def read(key: str, text: str, *parts: str) -> str:
+        """The source string for good; its files' hashes are found."""
+        with about(f"{weights.path}: {key}"):
+            text = _fixed(text, weights, path)
+            found.update(hashes(text, examine(text, parts=parts, base=path.parent)))
+        return text
+
+    for key, text in fixed.items():
+        fixed[key] = read(key, text, *(("unet", *(p for p in PART if p not in fixed)) if key == whole else (key,)))
+    if weights.tokenizer:  # small files, which a Hub commit holds; of folders here they are not hashed
+        with about(f"{weights.path}: tokenizer"):
+            fixed["tokenizer"] = _fixed(weights.tokenizer, weights, path)
+    experts = tuple(
+        replace(expert, source=read(label, expert.source, "unet"))
+        for label, expert in zip(weights.labels, weights.experts, strict=True)
+    )
+    return replace(weights, path=path, experts=experts, revision=None, sha256=found, **fixed)
+
+
+def _fixed(text: str, weights: Weights, path: Path) -> str:
+    """A source string that means the same tomorrow."""
+    found = source.parse(text, weights.folder, weights.revision)
+    if isinstance(found, source.Local):
+        return os.path.relpath(found.path, path.parent)
+    if isinstance(found, source.Civitai):
+        _, file = civitai.look_up(found)
+        return f"https://{source.CIVITAI_HOSTS[0]}/api/download/models/{file.version}?fileId={file.id}"
+    folder = hub.repository(found.repo, found.revision)
+    if not isinstance(folder, HubFolder):  # left by another program, and the network is out of reach
+        raise EmoeError(f"the commit of {found.repo} is not known without a network; try again with one")
+    return "/".join(filter(None, (f"{found.repo}@{folder.commit}", found.inner)))
+
+
+def to_toml(weights: Weights) -> str:
+    """A description as a file that `read_weights` reads."""
+    keys = ("base", "segmoe", *PART, "tokenizer", "revision", "top", "gate", "split")
+    top = {key: value for key in keys if (value := getattr(weights, key)) is not None}
+    top |= {} if weights.segmoe else {"layers": weights.layers}
+    tables = [_table(top | {"temperature": weights.temperature})]
+    for expert in weights.experts:
+        tables.append("[[expert]]\n" + _table({key: value for key, value in vars(expert).items() if value is not None}))
+    if weights.sha256 is not None:
+        tables.append("[sha256]\n" + _table({_text(name): value for name, value in weights.sha256.items()}))
+    return "\n".join(tables)
+
+
+def _table(values: dict[str, Any]) -> str:
+    return "".join(f"{key} = {_text(value) if isinstance(value, str) else value}\n" for key, value in values.items())
+
+
+def _text(value: str) -> str:
+    """TOML's basic strings are JSON's, but for one character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,190 @@
+"""Lists beyond one machine: Ray Data reads Parquet, scores it with one model a GPU (or a CPU slot), writes Parquet.
+
+Ray does what is not about prompts: scheduling, retries, back-pressure, placement. It also keeps the ids whose records
+are written, in the folder's `_done`, and so leaves them out when a run that was cut short is started again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters is in one line; the rest is in Ray's own logs
+
+import pyarrow
+import pyarrow.dataset
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+from ray.data.checkpoint import CheckpointConfig
+from ray.exceptions import RayError
+
+from emoe.config import Weights
+from emoe.errors import EmoeError
+from emoe.pipeline import EMoE
+from emoe.prompts import COLUMNS, read_prompt
+from emoe.records import Record
+from emoe.scores import Reading
+
+SPARE = 2  # CPUs for Ray's own tasks, without which models that take all the others would wait for input for ever
+LARGEST_BLOCK = {"GPU": 8192, "CPU": 64}  # prompts that are written, and lost to a kill, together
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker is told."""
+
+    weights: Weights
+    reading: Reading
+    negative: str
+    device: str
+    dtype: str
+    batch_size: int | None
+    earlier: Record | None = None  # one of the records that are there already
+
+
+class Worker:
+    """One model, loaded once: a table of prompts -> a table of their records."""
+
+    def __init__(self, job: Job):
+        self.job = job
+
+    @cached_property
+    def model(self) -> EMoE:
+        """With the first table, not before: Ray tries what fails sooner again and again."""
+        return EMoE.from_weights(self.job.weights, device=self.job.device, dtype=self.job.dtype)
+
+    @cached_property
+    def reading(self) -> Reading:
+        reading = self.model.at_own_size(self.job.reading)
+        for key, value in (asdict(reading) | {"mixture": self.model.mixture}).items():
+            there = self.job.earlier[key] if self.job.earlier else value
+            if there != value:
+                raise EmoeError(f"--out holds records whose {key} is {there}, this run's is {value}; name another")
+        return reading
+
+    def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
+        rows = [self._row(row) for row in table.to_pylist()]
+        prompts, negatives = ([row[key] for row in rows] for key in ("prompt", "negative_prompt"))
+        batches = self.model.stream(prompts, negatives, self.reading, self.job.batch_size)
+        found = [record for batch in batches for record in batch.records()]
+        records = [row | record for row, record in zip(rows, found, strict=True)]
+        return pyarrow.Table.from_pylist(records, schema(table.schema.field("id").type, self.reading))
+
+    def _row(self, row: dict[str, Any]) -> Record:
+        told = read_prompt(row, f"prompt {row['id']!r}").row(self.job.negative)
+        if "id" not in told:
+            raise EmoeError(f"the prompt {row['prompt']!r:.60} has no id; with --ray, every prompt has one of its own")
+        return told
+
+
+TEXT, REAL, WHOLE = pyarrow.string(), pyarrow.float64(), pyarrow.int64()
+SETTINGS = dict.fromkeys(("seed", "seeds", "timestep", "size"), WHOLE)
+SETTINGS |= dict.fromkeys(("read_out", "estimator", "mixture"), TEXT)
+
+
+def schema(id_type: pyarrow.DataType, reading: Reading) -> pyarrow.Schema:
+    """A record's columns, the same in every file; null where a prompt lacks them."""
+    columns = {"id": id_type, "group": TEXT, "group_size": REAL, "reference_text": TEXT, "image": TEXT}
+    columns |= {"prompt": TEXT, "negative_prompt": TEXT, "eu": REAL, "uncertainty": REAL, "relative": REAL}
+    columns |= {"aleatoric": REAL} if reading.seeds > 1 else {}
+    return pyarrow.schema(columns | {"weights": pyarrow.list_(REAL)} | SETTINGS)
+
+
+def score(prompts: str, out: str, job: Job, address: str | None = None) -> int:
+    """Score the Parquet of `prompts` (a file or folder, here or in an object store) into the folder `out`.
+
+    Every prompt has an id of its own. address: of a Ray cluster; None: what RAY_ADDRESS names, else this machine alone.
+    Returns how many records there are. EmoeError, in one line.
+    """
+    prompts, out = _absolute(prompts), _absolute(out)
+    job = replace(job, weights=replace(job.weights, path=job.weights.path.absolute()), earlier=_one_of(out))
+    with _in_one_line():
+        _connect(address)
+        listed = ray.data.read_parquet(prompts)
+        names, total = listed.schema().names, listed.count()
+        for name in ("id", "prompt"):
+            if name not in names:
+                raise EmoeError(f"{prompts} has no column {name!r}; with --ray, every prompt has an id of its own")
+        _run(prompts, [name for name in COLUMNS if name in names], out, job, total)
+        _check(out, total)
+    return total
+
+
+def _connect(address: str | None) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address or "RAY_ADDRESS" in os.environ:
+        ray.init(address, **quiet)
+    else:
+        ray.init("local", num_cpus=(os.cpu_count() or 1) + SPARE, include_dashboard=False, **quiet)
+
+
+def _run(prompts: str, columns: list[str], out: str, job: Job, total: int) -> None:
+    context = DataContext.get_current()
+    context.enable_progress_bars = sys.stderr.isatty()
+    context.checkpoint_config = CheckpointConfig("id", f"{out}/_done", delete_checkpoint_on_success=False)
+    there = ray.cluster_resources()
+    on = "GPU" if job.device in ("auto", "cuda") and there.get("GPU") else "CPU"
+    slots = max(1, int(there[on]) - (SPARE if on == "CPU" else 0))
+    block = max(1, min(total // (4 * slots), LARGEST_BLOCK[on]))
+    listed = ray.data.read_parquet(prompts, columns=columns, num_cpus=0).repartition(target_num_rows_per_block=block)
+    scored = listed.map_batches(
+        Worker,
+        fn_constructor_args=(job,),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=min(slots, -(-total // block))),
+        **{f"num_{on.lower()}s": 1},
+    )
+    scored.write_parquet(out, ray_remote_args={"num_cpus": 0}, compression="zstd")
+
+
+def _one_of(out: str) -> Record | None:
+    """What a record that is there already says of its settings."""
+    try:
+        fragments = pyarrow.dataset.dataset(out, schema=pyarrow.schema(SETTINGS), format="parquet").get_fragments()
+    except FileNotFoundError:
+        return None
+    for fragment in fragments:
+        with suppress(pyarrow.ArrowInvalid):  # cut short by a kill; Ray cleans it away
+            for record in fragment.head(1).to_pylist():
+                return record
+    return None
+
+
+def _check(out: str, total: int) -> None:
+    """Every prompt has one record, all of one mixture."""
+    there = pyarrow.dataset.dataset(out, schema=pyarrow.schema(SETTINGS), format="parquet")
+    if (count := there.count_rows()) != total:
+        raise EmoeError(f"{out} holds {count} records of {total} prompts: some ids come twice; give each its own")
+    others = pyarrow.dataset.field("mixture") != _one_of(out)["mixture"]
+    if count := there.count_rows(filter=others):
+        raise EmoeError(f"{count} records in {out} are of another mixture: machines that hold different weights")
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """What a worker says of the input, of which Ray passes on the text; or what Ray says, in short."""
+    logging.disable(logging.CRITICAL)  # Ray logs what it raises; its own files have the rest
+    try:
+        yield
+    except (RayError, OSError, pyarrow.ArrowException) as error:
+        ours = re.findall(rf"{EmoeError.__module__}\.EmoeError: (.*)", str(error))
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise EmoeError(ours[-1] if ours else f"Ray stopped: {first}") from error
+    finally:
+        DataContext.get_current().checkpoint_config = None
+        ray.shutdown()
+        logging.disable(logging.NOTSET)
+
+
+def _absolute(path: str) -> str:
+    """Workers may run in other folders; addresses of object stores are absolute."""
+    return path if "://" in path else os.path.abspath(path)
