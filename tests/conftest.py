@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import os
 import signal
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from server import serve
 from transformers import CLIPConfig, CLIPModel
 
 from emoe.__main__ import main
-from emoe.checkpoint import civitai, download
+from emoe.checkpoint import civitai, download, hub
 from emoe.gate import PromptGate, UniformGate
 from emoe.moe import mix, origin
 from emoe.pipeline import EMoE
@@ -184,3 +185,20 @@ def world(tmp_path, monkeypatch) -> Iterator[World]:
         world.site, world.storage = site, storage
         monkeypatch.setenv("CIVITAI_ENDPOINT", site.url)
         yield world
+
+
+@pytest.fixture
+def at(monkeypatch, tmp_path):
+    """Point the Hub's library at a server, with an empty cache."""
+
+    def point(url: str) -> None:
+        from huggingface_hub import constants
+
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        hub.repository.cache_clear()
+
+    importlib.import_module("huggingface_hub")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    return point

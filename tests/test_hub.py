@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
@@ -19,23 +18,6 @@ from emoe.checkpoint.open import open_checkpoint, part_config, reach
 from emoe.errors import EmoeError
 
 REPO = "some-one/a_model.v1"
-
-
-@pytest.fixture
-def at(monkeypatch, tmp_path):
-    """Point the library at a server, with an empty cache."""
-
-    def point(url: str) -> None:
-        from huggingface_hub import constants
-
-        monkeypatch.setattr(constants, "ENDPOINT", url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        our_hub.repository.cache_clear()
-
-    importlib.import_module("huggingface_hub")
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    return point
 
 
 @pytest.fixture(scope="module")

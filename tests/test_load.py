@@ -200,7 +200,7 @@ def test_sha256_is_enforced(states, tmp_path):
 
 def test_all_sources_are_tried_before_a_file_is_opened(states, tmp_path, monkeypatch):
     paths = write(tmp_path, states[0])
-    monkeypatch.setattr(WeightsFile, "__init__", lambda self, path: pytest.fail(f"{path} was opened"))
+    monkeypatch.setattr(WeightsFile, "__init__", lambda self, path, inner="": pytest.fail(f"{path} was opened"))
     toml = weights(tmp_path, paths[0], paths[0], Path("gone.safetensors"))
     assert "expert 2: there is no file or folder" in fails(toml)
 
