@@ -181,7 +181,7 @@ def _text(weights: Weights, base: Checkpoint, device: torch.device) -> TextEncod
 
 def _vae(weights: Weights, base: Checkpoint, device: torch.device, dtype: torch.dtype) -> VAE:
     """The VAE that weights.toml names, else the base's, else SD1.5's own. Only images need it."""
-    if base.folder and "vae" not in base.parts:  # of a folder, only what scoring needs has been looked at
+    if base.folder and not weights.vae and "vae" not in base.parts:  # of a folder, only what scores need is open
         with about(f"{weights.path}: {_key(weights, 'vae')}"):
             base = _part(weights, "vae", weights.segmoe or weights.base)
     with _owner_of("vae", weights, base) as owner:

@@ -63,7 +63,9 @@ def test_scoring_opens_none(states, tmp_path, monkeypatch):
     opened = []
     original = WeightsFile.__init__
     monkeypatch.setattr(
-        WeightsFile, "__init__", lambda self, path: opened.append(path.parent.name) or original(self, path)
+        WeightsFile,
+        "__init__",
+        lambda self, path, inner: opened.append(path.parent.name) or original(self, path, inner),
     )
     found = model(tmp_path, folder)
     found.score("a", size=64)
