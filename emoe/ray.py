@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters is in one line; the rest is in Ray's own logs
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters is raised
 
 import pyarrow
 import pyarrow.dataset
@@ -64,10 +64,7 @@ class Worker:
     @cached_property
     def reading(self) -> Reading:
         reading = self.model.at_own_size(self.job.reading)
-        for key, value in (asdict(reading) | {"mixture": self.model.mixture}).items():
-            there = self.job.earlier[key] if self.job.earlier else value
-            if there != value:
-                raise EmoeError(f"--out holds records whose {key} is {there}, this run's is {value}; name another")
+        _check_same(self.job.earlier, asdict(reading) | {"mixture": self.model.mixture})
         return reading
 
     def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
@@ -105,7 +102,10 @@ def score(prompts: str, out: str, job: Job, address: str | None = None) -> int:
     Returns how many records there are. EmoeError, in one line.
     """
     prompts, out = _absolute(prompts), _absolute(out)
+    if "://" not in prompts and not os.path.exists(prompts):
+        raise EmoeError(f"there is no {prompts}")
     job = replace(job, weights=replace(job.weights, path=job.weights.path.absolute()), earlier=_one_of(out))
+    _check_same(job.earlier, {key: value for key, value in asdict(job.reading).items() if value is not None})
     with _in_one_line():
         _connect(address)
         listed = ray.data.read_parquet(prompts)
@@ -119,11 +119,17 @@ def score(prompts: str, out: str, job: Job, address: str | None = None) -> int:
 
 
 def _connect(address: str | None) -> None:
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address or "RAY_ADDRESS" in os.environ:
-        ray.init(address, **quiet)
-    else:
-        ray.init("local", num_cpus=(os.cpu_count() or 1) + SPARE, include_dashboard=False, **quiet)
+    told: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if not address and "RAY_ADDRESS" not in os.environ:
+        address, told = "local", told | {"num_cpus": (os.cpu_count() or 1) + SPARE, "include_dashboard": False}
+    stderr = os.dup(2)  # where Ray's half in C++ says which log level it was told
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        ray.init(address, **told)
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def _run(prompts: str, columns: list[str], out: str, job: Job, total: int) -> None:
@@ -159,6 +165,12 @@ def _one_of(out: str) -> Record | None:
     return None
 
 
+def _check_same(earlier: Record | None, told: Record) -> None:
+    for key, value in told.items():
+        if earlier and earlier[key] != value:
+            raise EmoeError(f"--out holds records whose {key} is {earlier[key]}, this run's is {value}; name another")
+
+
 def _check(out: str, total: int) -> None:
     """Every prompt has one record, all of one mixture."""
     there = pyarrow.dataset.dataset(out, schema=pyarrow.schema(SETTINGS), format="parquet")
@@ -177,8 +189,8 @@ def _in_one_line() -> Iterator[None]:
         yield
     except (RayError, OSError, pyarrow.ArrowException) as error:
         ours = re.findall(rf"{EmoeError.__module__}\.EmoeError: (.*)", str(error))
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise EmoeError(ours[-1] if ours else f"Ray stopped: {first}") from error
+        first = next(iter(str(error).splitlines()), "")
+        raise EmoeError(ours[-1] if ours else f"Ray stopped: {type(error).__name__}: {first}") from error
     finally:
         DataContext.get_current().checkpoint_config = None
         ray.shutdown()

@@ -4,155 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import shutil
 import subprocess
 from html.parser import HTMLParser
 
-import numpy
 import pytest
 from conftest import score
 from PIL import Image
 
 from emoe.records import RecordFile
 from emoe.study.alignment import load_clip
-from emoe.study.questions import (
-    compared,
-    extremes,
-    group_correlation,
-    groups,
-    quarters,
-    ranks,
-    thresholds,
-    word_shares,
-)
 from emoe.study.report import Report
-from emoe.study.statistics import Interval, auroc, pearson, spearman
+from emoe.study.statistics import Interval
 
 PROMPTS = [("en", "a red bus"), ("en", "a cat and a dog at night"), ("en", "a house"),
            ("fi", "punainen bussi"), ("fi", "kissa"), ("fi", "<b>talo</b> | yö")]  # fmt: skip
-
-
-def records(count: int = 40, seed: int = 0) -> list[dict]:
-    rng = numpy.random.default_rng(seed)
-    return [
-        {
-            "prompt": " ".join(["word"] * (1 + i % 7)) + (" pizza" if i % 3 == 0 else ""),
-            "group": "en" if i % 2 else "fi",
-            "uncertainty": float(rng.normal() + (i % 2 == 0)),
-        }
-        for i in range(count)
-    ]
-
-
-# The questions --------------------------------------------------------------------------------------------------------
-
-
-def test_quarters():
-    found = records()
-    rows = quarters(found, 50)
-    ranked = sorted(found, key=lambda record: record["uncertainty"])
-    for i, row in enumerate(rows[:4]):
-        part = ranked[10 * i : 10 * i + 10]
-        assert row["prompts"] == 10
-        assert row["uncertainty"] == pytest.approx(numpy.mean([record["uncertainty"] for record in part]))
-        assert row["words"] == pytest.approx(numpy.mean([len(record["prompt"].split()) for record in part]))
-    rank = ranks(found, 50)[0]["Spearman"]
-    u, words = [r["uncertainty"] for r in found], [len(r["prompt"].split()) for r in found]
-    assert rank.value == pytest.approx(spearman(u, words))
-    assert rank.low <= rank.value <= rank.high
-
-
-def test_groups():
-    found = records()
-    first, second = groups(found, 50)
-    assert (first["group"], second["group"]) == ("fi", "en")
-    assert "AUROC against fi" not in first
-    u, is_en = [r["uncertainty"] for r in found], [r["group"] == "en" for r in found]
-    assert second["AUROC against fi"].value == pytest.approx(auroc(u, is_en))
-    mean = numpy.mean([x for x, en in zip(u, is_en, strict=True) if en])
-    assert second["mean"].value == pytest.approx(mean)
-
-
-def test_groups_of_one_leave_gaps():
-    alone, other = groups([{"prompt": "a", "group": g, "uncertainty": 1.0} for g in "ab"], 10)
-    assert math.isnan(alone["standard deviation"])
-    assert other["AUROC against a"].value == 0.5
-
-
-def test_equal_scores():
-    same = [record | {"uncertainty": 1.0} for record in records()]
-    assert all(row["uncertainty"] == 1 for row in quarters(same, 10)[:4])
-    assert math.isnan(ranks(same, 10)[0]["Spearman"].value)
-
-
-def test_words():
-    found = records()
-    for row in word_shares(found, "Pizza"):
-        some = [record for record in found if record["group"] == row["group"]]
-        lowest = sorted(some, key=lambda record: record["uncertainty"])[:5]
-        held = [record for record in some if "pizza" in record["prompt"]]
-        assert row["in the lowest quarter"] == pytest.approx(sum(r in lowest for r in held) / len(held))
-    assert math.isnan(word_shares(found, "sushi")[0]["in the lowest quarter"])
-    without = [{key: value for key, value in record.items() if key != "group"} for record in found]
-    assert [row["group"] for row in word_shares(without, "pizza")] == ["all"]
-
-
-def test_extremes():
-    most, least = extremes(records(), 3)
-    ranked = sorted(record["uncertainty"] for record in records())
-    assert [row["uncertainty"] for row in most] == ranked[::-1][:3]
-    assert [row["uncertainty"] for row in least] == ranked[:3]
-
-
-def drawn(count: int = 40) -> list[dict]:
-    """Records with images that fit the worse, the more uncertain, and a baseline that knows nothing."""
-    rng = numpy.random.default_rng(1)
-    return [
-        record
-        | {"relative": 1.0, "clip": 30 - record["uncertainty"] + 0.1 * rng.normal(), "group": "abcd"[i % 4]}
-        | {"baselines": {"chance": float(rng.normal())}}
-        for i, record in enumerate(records(count))
-    ]
-
-
-def test_images_by_quarter():
-    found = drawn()
-    *rows, tau, p = quarters(found, 50)
-    assert [row["CLIP score"] for row in rows] == sorted((row["CLIP score"] for row in rows), reverse=True)
-    assert tau["CLIP score"].value < -0.7
-    assert p["CLIP score"] < 1e-6
-    assert p["words"] > 1e-6
-    u, clip = ([record[key] for record in found] for key in ("uncertainty", "clip"))
-    assert ranks(found, 50)[1]["Spearman"].value == pytest.approx(spearman(u, clip))
-
-
-def test_the_best_number_comes_first():
-    rows = compared(drawn(), 50)
-    assert [row["number"] for row in rows] == ["uncertainty", "relative", "chance"] or rows[0][
-        "number"
-    ] == "uncertainty"
-    assert rows[0]["Spearman with CLIP score"].value < -0.9
-    assert 0 <= rows[0]["AUSE"].value < 0.01
-    assert rows[0]["AUROC of the worst quarter"].value > 0.95
-    chance = next(row for row in rows if row["number"] == "chance")
-    assert chance["AUROC of the worst quarter"].low < 0.5 < chance["AUROC of the worst quarter"].high
-
-
-def test_groups_by_uncertainty_and_fit():
-    found = drawn()
-    u, clip = (
-        [numpy.mean([record[key] for record in found if record["group"] == name]) for name in "abcd"]
-        for key in ("uncertainty", "clip")
-    )
-    assert group_correlation(found, 50).value == pytest.approx(pearson(u, clip))
-
-
-def test_a_limit_saves_and_costs():
-    rows = thresholds(drawn(), [1.0, 0.5])
-    assert [row["drawn"] for row in rows] == [1.0, 0.5]
-    assert math.isnan(rows[0]["of the others"])
-    assert rows[1]["CLIP score of the drawn"] > rows[0]["CLIP score of the drawn"] > rows[1]["of the others"]
 
 
 # The report -----------------------------------------------------------------------------------------------------------

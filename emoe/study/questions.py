@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy
 
+from emoe.errors import EmoeError
 from emoe.records import Record
 from emoe.study.statistics import (
     Array,
@@ -45,6 +46,19 @@ def groups_of(records: Sequence[Record]) -> list[str]:
 
 def of_group(records: Sequence[Record], group: str) -> list[Record]:
     return [record for record in records if str(record.get("group")) == group]
+
+
+def check_sizes(records: Sequence[Record]) -> None:
+    """EmoeError for a group that the list gives two sizes."""
+    sizes: dict[str, float] = {}
+    for record in records:
+        if "group" in record and "group_size" in record:
+            size = sizes.setdefault(str(record["group"]), record["group_size"])
+            if size != record["group_size"]:
+                raise EmoeError(
+                    f"the group {record['group']!r} has the sizes {size:g} and {record['group_size']:g}; give all of "
+                    "its prompts the same"
+                )
 
 
 def measures(records: Sequence[Record]) -> dict[str, Array]:
@@ -135,7 +149,7 @@ def group_means(records: Sequence[Record]) -> list[Row]:
         sizes = [record["group_size"] for record in some if "group_size" in record]
         row = {"group": name, "uncertainty": float(uncertainties(some).mean())}
         row |= {"CLIP score": float(measures(some)["CLIP score"].mean())}
-        rows.append(row | ({"size": max(sizes)} if sizes else {}))
+        rows.append(row | ({"size": sizes[0]} if sizes else {}))
     return rows
 
 

@@ -1,0 +1,37 @@
+"""Lists beyond one machine, with Ray really running: kills, and inputs that it stops for with one line."""
+
+from __future__ import annotations
+
+import pytest
+from processes import emoe, one_line
+
+pytest.importorskip("ray", reason="pip install -e '.[ray]'")
+import pyarrow
+import ray_killed
+from pyarrow import parquet
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.mark.parametrize("driver", [False, True], ids=["worker", "driver"])
+def test_killed(driver, tmp_path):
+    print(ray_killed.killed(tmp_path, 1, driver))
+    assert ray_killed.records(tmp_path / "scores") == ray_killed.undisturbed()
+
+    before = sorted(path.name for path in (tmp_path / "scores").iterdir())
+    code, _, err = emoe(*ray_killed.command(tmp_path))  # once more: there is nothing to do
+    assert (code, sorted(path.name for path in (tmp_path / "scores").iterdir())) == (0, before), err
+    one_line(emoe(*ray_killed.command(tmp_path), "--seed", "5"), "--out holds records whose seed is 0, this run's is 5")
+
+
+def test_what_stops_it(tmp_path):
+    path, out = tmp_path / "list.parquet", tmp_path / "scores"
+    command = ["score", "--weights", "miniature", "--prompts", str(path), "--out", str(out), "--ray"]
+    one_line(emoe(*command), f"there is no {path}")
+    parquet.write_table(pyarrow.table({"prompt": ["a", "b"]}), path)
+    one_line(emoe(*command), "has no column 'id'")
+    parquet.write_table(pyarrow.table({"id": [1, 2], "prompt": ["a", None]}), path)
+    one_line(emoe(*command), "prompt 2: its prompt is None; it must be text")
+    toml = tmp_path / "gone.toml"  # as on a machine without the weights
+    toml.write_text('base = "a.ckpt"\ngate = "uniform"\n' + '[[expert]]\nsource = "b.ckpt"\n' * 2)
+    one_line(emoe(*command[:2], str(toml), *command[3:]), "gone.toml: base: there is no file or folder")

@@ -1,0 +1,247 @@
+"""What a list's scores say: every table by hand, and beside scipy, scikit-learn and pandas."""
+
+from __future__ import annotations
+
+import math
+
+import numpy
+import pandas
+import pytest
+from scipy import stats
+from sklearn.metrics import auc, roc_auc_score
+
+from emoe.errors import EmoeError
+from emoe.study.questions import (
+    ablations,
+    check_sizes,
+    compared,
+    extremes,
+    group_correlation,
+    group_means,
+    groups,
+    quarters,
+    ranks,
+    thresholds,
+    word_shares,
+)
+from emoe.study.statistics import auroc, pearson, spearman
+
+
+def records(count: int = 40, seed: int = 0) -> list[dict]:
+    rng = numpy.random.default_rng(seed)
+    return [
+        {
+            "prompt": " ".join(["word"] * (1 + i % 7)) + (" pizza" if i % 3 == 0 else ""),
+            "group": "en" if i % 2 else "fi",
+            "uncertainty": float(rng.normal() + (i % 2 == 0)),
+        }
+        for i in range(count)
+    ]
+
+
+def test_quarters():
+    found = records()
+    rows = quarters(found, 50)
+    ranked = sorted(found, key=lambda record: record["uncertainty"])
+    for i, row in enumerate(rows[:4]):
+        part = ranked[10 * i : 10 * i + 10]
+        assert row["prompts"] == 10
+        assert row["uncertainty"] == pytest.approx(numpy.mean([record["uncertainty"] for record in part]))
+        assert row["words"] == pytest.approx(numpy.mean([len(record["prompt"].split()) for record in part]))
+    rank = ranks(found, 50)[0]["Spearman"]
+    u, words = [r["uncertainty"] for r in found], [len(r["prompt"].split()) for r in found]
+    assert rank.value == pytest.approx(spearman(u, words))
+    assert rank.low <= rank.value <= rank.high
+
+
+def test_groups():
+    found = records()
+    first, second = groups(found, 50)
+    assert (first["group"], second["group"]) == ("fi", "en")
+    assert "AUROC against fi" not in first
+    u, is_en = [r["uncertainty"] for r in found], [r["group"] == "en" for r in found]
+    assert second["AUROC against fi"].value == pytest.approx(auroc(u, is_en))
+    mean = numpy.mean([x for x, en in zip(u, is_en, strict=True) if en])
+    assert second["mean"].value == pytest.approx(mean)
+
+
+def test_groups_of_one_leave_gaps():
+    alone, other = groups([{"prompt": "a", "group": g, "uncertainty": 1.0} for g in "ab"], 10)
+    assert math.isnan(alone["standard deviation"])
+    assert other["AUROC against a"].value == 0.5
+
+
+def test_equal_scores():
+    same = [record | {"uncertainty": 1.0} for record in records()]
+    assert all(row["uncertainty"] == 1 for row in quarters(same, 10)[:4])
+    assert math.isnan(ranks(same, 10)[0]["Spearman"].value)
+
+
+def test_words():
+    found = records()
+    for row in word_shares(found, "Pizza"):
+        some = [record for record in found if record["group"] == row["group"]]
+        lowest = sorted(some, key=lambda record: record["uncertainty"])[:5]
+        held = [record for record in some if "pizza" in record["prompt"]]
+        assert row["in the lowest quarter"] == pytest.approx(sum(r in lowest for r in held) / len(held))
+    assert math.isnan(word_shares(found, "sushi")[0]["in the lowest quarter"])
+    without = [{key: value for key, value in record.items() if key != "group"} for record in found]
+    assert [row["group"] for row in word_shares(without, "pizza")] == ["all"]
+
+
+def test_extremes():
+    most, least = extremes(records(), 3)
+    ranked = sorted(record["uncertainty"] for record in records())
+    assert [row["uncertainty"] for row in most] == ranked[::-1][:3]
+    assert [row["uncertainty"] for row in least] == ranked[:3]
+
+
+def drawn(count: int = 40) -> list[dict]:
+    """Records with images that fit the worse, the more uncertain, and a baseline that knows nothing."""
+    rng = numpy.random.default_rng(1)
+    return [
+        record
+        | {"relative": 1.0, "clip": 30 - record["uncertainty"] + 0.1 * rng.normal(), "group": "abcd"[i % 4]}
+        | {"baselines": {"chance": float(rng.normal())}}
+        for i, record in enumerate(records(count))
+    ]
+
+
+def test_images_by_quarter():
+    found = drawn()
+    *rows, tau, p = quarters(found, 50)
+    assert [row["CLIP score"] for row in rows] == sorted((row["CLIP score"] for row in rows), reverse=True)
+    assert tau["CLIP score"].value < -0.7
+    assert p["CLIP score"] < 1e-6
+    assert p["words"] > 1e-6
+    u, clip = ([record[key] for record in found] for key in ("uncertainty", "clip"))
+    assert ranks(found, 50)[1]["Spearman"].value == pytest.approx(spearman(u, clip))
+
+
+def test_the_best_number_comes_first():
+    rows = compared(drawn(), 50)
+    assert [row["number"] for row in rows] == ["uncertainty", "relative", "chance"] or rows[0][
+        "number"
+    ] == "uncertainty"
+    assert rows[0]["Spearman with CLIP score"].value < -0.9
+    assert 0 <= rows[0]["AUSE"].value < 0.01
+    assert rows[0]["AUROC of the worst quarter"].value > 0.95
+    chance = next(row for row in rows if row["number"] == "chance")
+    assert chance["AUROC of the worst quarter"].low < 0.5 < chance["AUROC of the worst quarter"].high
+
+
+def test_groups_by_uncertainty_and_fit():
+    found = drawn()
+    u, clip = (
+        [numpy.mean([record[key] for record in found if record["group"] == name]) for name in "abcd"]
+        for key in ("uncertainty", "clip")
+    )
+    assert group_correlation(found, 50).value == pytest.approx(pearson(u, clip))
+
+
+def test_a_limit_saves_and_costs():
+    rows = thresholds(drawn(), [1.0, 0.5])
+    assert [row["drawn"] for row in rows] == [1.0, 0.5]
+    assert math.isnan(rows[0]["of the others"])
+    assert rows[1]["CLIP score of the drawn"] > rows[0]["CLIP score of the drawn"] > rows[1]["of the others"]
+
+
+# Beside other libraries ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=range(3))
+def known(request) -> tuple[list[dict], pandas.DataFrame]:
+    """A random list with ties, and the same as a data frame."""
+    rng = numpy.random.default_rng(request.param)
+    rows = []
+    for i in range(60):
+        row = {"prompt": " ".join(["word"] * rng.integers(1, 9)), "group": "abc"[i % 3], "group_size": 1.0 + i % 3}
+        row |= {"uncertainty": round(float(rng.gamma(2)), 1), "relative": float(rng.random())}
+        row |= {"clip": round(float(rng.normal(30, 5)), 1), "ssim": float(rng.random())}
+        rows.append(row | {"baselines": {"chance": round(float(rng.random()), 1)}})
+    return rows, pandas.DataFrame(rows)
+
+
+def test_quarters_beside_pandas(known):
+    rows, frame = known
+    frame = frame.assign(words=frame.prompt.str.split().str.len())
+    frame["at"] = pandas.qcut(frame.uncertainty.rank(method="first"), 4, labels=False)
+    *found, tau, p = quarters(rows, 10)
+    columns = {"uncertainty": "uncertainty", "words": "words", "CLIP score": "clip", "SSIM": "ssim"}
+    for ours, theirs in columns.items():
+        assert [row[ours] for row in found] == pytest.approx(frame.groupby("at")[theirs].mean().tolist())
+        if ours != "uncertainty":
+            expected = stats.kendalltau(frame["at"], frame[theirs])
+            assert (tau[ours].value, p[ours]) == pytest.approx((expected.statistic, expected.pvalue))
+    for row, name in zip(ranks(rows, 10), ("words", "clip", "ssim"), strict=True):
+        assert row["Spearman"].value == pytest.approx(stats.spearmanr(frame.uncertainty, frame[name]).statistic)
+
+
+def test_groups_beside_pandas_and_scikit_learn(known):
+    rows, frame = known
+    found = groups(rows, 10)
+    told = frame.groupby("group").uncertainty.agg(["mean", "std", "median"])
+    for row in found:
+        ours = row["mean"].value, row["standard deviation"], row["median"]
+        assert ours == pytest.approx(tuple(told.loc[row["group"]]))
+        assert row["mean CLIP score"] == pytest.approx(frame[frame.group == row["group"]]["clip"].mean())
+    for row in found[1:]:
+        two = frame[frame.group.isin(["a", row["group"]])]
+        assert row["AUROC against a"].value == pytest.approx(roc_auc_score(two.group != "a", two.uncertainty))
+
+    means = frame.groupby("group")[["uncertainty", "clip", "group_size"]].mean()
+    assert [list(row.values())[1:] for row in group_means(rows)] == [pytest.approx(list(m)) for m in means.values]
+    expected = stats.pearsonr(means.uncertainty, means["clip"]).statistic
+    assert group_correlation(rows, 10).value == pytest.approx(expected)
+
+
+def test_numbers_beside_scipy_and_scikit_learn(known):
+    rows, frame = known
+    error = 100 - frame["clip"]
+    for row in compared(rows, 10):
+        values = frame.baselines.str["chance"] if row["number"] == "chance" else frame[row["number"]]
+        expected = stats.spearmanr(values, frame["clip"]).statistic
+        assert row["Spearman with CLIP score"].value == pytest.approx(expected)
+        assert row["AUROC of the worst quarter"].value == pytest.approx(
+            roc_auc_score(error > error.quantile(0.75), values)
+        )
+        assert row["AUROC of other groups than a"].value == pytest.approx(roc_auc_score(frame.group != "a", values))
+        expected = (risks(values, error).mean() - risks(error, error).mean()) / error.mean()
+        assert row["AUSE"].value == pytest.approx(expected)
+
+
+def risks(values: pandas.Series, error: pandas.Series) -> pandas.Series:
+    """The mean error of the k least uncertain prompts; prompts of one value have their mean error."""
+    shared = error.groupby(values).transform("mean")
+    return shared[values.sort_values().index].expanding().mean()
+
+
+def test_the_area_under_risks_is_the_curves(known):
+    """The mean of the risks is the area under the curve's steps."""
+    _, frame = known
+    curve = risks(frame.relative, frame["clip"]).to_numpy()
+    coverage = numpy.arange(len(curve) + 1) / len(curve)
+    steps = numpy.repeat(coverage, 2)[1:-1], numpy.repeat(curve, 2)
+    assert curve.mean() == pytest.approx(auc(*steps))
+
+
+def test_limits_and_ablations_beside_pandas(known):
+    rows, frame = known
+    for row in thresholds(rows):
+        drawn = frame.uncertainty <= row["limit"]
+        assert row["drawn"] == pytest.approx(drawn.mean())
+        assert row["CLIP score of the drawn"] == pytest.approx(frame["clip"][drawn].mean())
+        assert row["of the others"] == pytest.approx(frame["clip"][~drawn].mean(), nan_ok=True)
+    other = [row | {"uncertainty": row["relative"]} for row in rows]
+    first, second = ablations({"own": rows, "other": other}, 10)
+    assert first["Spearman with the first"] == pytest.approx(1)
+    expected = stats.spearmanr(frame.relative, frame.uncertainty).statistic
+    assert second["Spearman with the first"] == pytest.approx(expected)
+    assert second["mean"] == pytest.approx(frame.relative.mean())
+
+
+def test_a_group_of_two_sizes_is_refused():
+    rows = [{"group": "a", "group_size": 1.0}, {"group": "b", "group_size": 2.0}, {"group": "a", "group_size": 3.0}]
+    check_sizes(rows[:2])
+    with pytest.raises(EmoeError, match=r"group 'a' has the sizes 1 and 3; give all of its prompts the same"):
+        check_sizes(rows)

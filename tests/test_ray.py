@@ -1,0 +1,86 @@
+"""What Ray's workers do, in this process; that Ray runs them, and survives kills, is in tests/faults/."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from emoe import EMoE, EmoeError, Reading
+from emoe.config import read_weights
+
+pytest.importorskip("ray", reason="pip install -e '.[ray]'")
+import pyarrow
+from pyarrow import parquet
+
+from emoe.ray import Job, Worker, _one_of, schema
+
+PROMPTS = ["a red circle", "un círculo azul", "a red circle"]
+
+
+def job(**changes) -> Job:
+    told = {"weights": read_weights("miniature"), "reading": Reading(), "negative": "", "batch_size": None}
+    return Job(**told | {"device": "cpu", "dtype": "auto"} | changes)
+
+
+@pytest.fixture(scope="module")
+def worker() -> Worker:
+    return Worker(pickle.loads(pickle.dumps(job())))  # as it reaches another machine
+
+
+def table(**columns) -> pyarrow.Table:
+    return pyarrow.table({"id": ["a", "b", "c"], "prompt": PROMPTS} | columns)
+
+
+def test_records_are_those_of_one_machine(worker):
+    found = worker(table(group=["x", None, "y"], negative_prompt=["blurry", None, ""])).to_pylist()
+    expected = EMoE.from_toml("miniature", device="cpu").score(PROMPTS, ["blurry", "", ""]).records()
+    for row, record, id, group in zip(found, expected, "abc", ("x", None, "y"), strict=True):
+        assert {key: row[key] for key in record} == record
+        assert (row["id"], row["group"]) == (id, group)
+
+
+def test_every_file_has_the_same_columns(worker):
+    for columns in ({}, {"group": ["x", "y", None]}, {"group": pyarrow.nulls(3)}):
+        assert worker(table(**columns)).schema == schema(pyarrow.string(), worker.reading)
+    assert "aleatoric" in schema(pyarrow.int64(), Reading(seeds=2)).names
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"prompt": ["a", None, "c"]}, "prompt 'b': its prompt is None; it must be text"),
+        ({"id": ["a", None, "c"]}, "has no id; with --ray, every prompt has one of its own"),
+        ({"id": [1.5, 2.5, 3.5]}, "its id is 1.5; it must be text or a whole number"),
+    ],
+)
+def test_prompts_that_are_none(worker, columns, told):
+    with pytest.raises(EmoeError, match=told):
+        worker(table(**columns))
+
+
+def test_records_of_another_run(worker, tmp_path):
+    assert _one_of(str(tmp_path / "nothing")) is None
+    (tmp_path / "0.parquet").write_bytes(b"PAR1")  # cut short by a kill
+    assert _one_of(str(tmp_path)) is None
+    parquet.write_table(worker(table()), tmp_path / "1.parquet")
+    earlier = _one_of(str(tmp_path))
+    assert Worker(job(earlier=earlier))(table()).num_rows == 3
+    for other in (job(earlier=earlier, reading=Reading(seed=5)), job(earlier=earlier, dtype="bfloat16")):
+        with pytest.raises(EmoeError, match=r"--out holds records whose .* this run's is .*; name another"):
+            Worker(other)(table())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["a cat", "--ray"], "leave PROMPT, --json and --reference out"),
+        (["--prompts", "x.parquet", "--ray", "--json", "--out", "y"], "leave PROMPT, --json and --reference out"),
+        (["--prompts", "x.parquet", "--ray"], "add --prompts FILE.parquet (or a folder) and --out FOLDER"),
+        (["--out", "y", "--ray"], "add --prompts FILE.parquet (or a folder) and --out FOLDER"),
+    ],
+)
+def test_what_does_not_go_together(run, arguments, told):
+    code, _, err = run("score", "--weights", "miniature", *arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert told in err
