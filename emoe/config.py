@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from emoe.errors import EmoeError
+from emoe.errors import EmoeError, shown
 from emoe.moe import LAYERS
 
 GATES = ("prompt", "uniform", "hidden")
@@ -22,6 +22,7 @@ SHIPPED = {
     "miniature-bootstrap": Path(__file__).parent / "miniature" / "weights" / "bootstrap.toml",
 }
 HASH, NO_HASH = re.compile(r"[0-9a-fA-F]{64}"), "must be 64 hexadecimal digits; `emoe inspect` prints it"
+LONGEST = 2**17  # characters; 64 experts with long descriptors take half of that
 EXAMPLE = 'see weights.toml in the project, or write base = "owner/name" and two or more [[expert]] tables'
 
 
@@ -75,11 +76,14 @@ def read_weights(path: str | Path) -> Weights:
     """
     path = SHIPPED.get(str(path), Path(path))
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(LONGEST + 1)
     except FileNotFoundError as error:
         raise EmoeError(f"there is no {path}; {EXAMPLE}, and name the file with --weights") from error
     except (OSError, UnicodeDecodeError) as error:
         raise EmoeError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if len(text) > LONGEST:
+        raise EmoeError(f"{path} is longer than {LONGEST} characters; a mixture takes a few lines, {EXAMPLE}")
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
@@ -145,7 +149,7 @@ def _check_parts(weights: Weights, reader: _Reader) -> None:
         raise reader.wrong("expert", f"tables: there are {len(weights.experts)}; disagreement takes two")
     for name, count in Counter(expert.name for expert in weights.experts if expert.name).items():
         if count > 1:
-            raise reader.wrong("expert", f"has the name {name!r} {count} times; give each its own")
+            raise reader.wrong("expert", f"has the name {shown(name)} {count} times; give each its own")
 
 
 def check(weights: Weights) -> None:
@@ -162,9 +166,9 @@ def check(weights: Weights) -> None:
             f"same; choose {' or '.join(map(repr, SPLITS[weights.layers]))}",
         )
     if weights.top and weights.top > count:
-        raise wrong("top", f"is {weights.top}, but there are {count} experts; choose 1 to {count}")
+        raise wrong("top", f"is {shown(weights.top)}, but there are {count} experts; choose 1 to {count}")
     if weights.gate == "uniform" and weights.top not in (None, count):
-        raise wrong("top", f"is {weights.top}, but gate = 'uniform' uses all {count} experts; delete it")
+        raise wrong("top", f"is {shown(weights.top)}, but gate = 'uniform' uses all {count} experts; delete it")
     if weights.gate == "prompt" or (weights.gate == "hidden" and not weights.segmoe):
         _check_descriptors(weights)
 
@@ -210,7 +214,7 @@ class _Reader:
         if value is None:
             return None
         if not isinstance(value, str):
-            raise self.wrong(key, f"is {value!r}; it must be text, in quotes")
+            raise self.wrong(key, f"is {shown(value)}; it must be text, in quotes")
         if not value.strip() and not may_be_empty:
             raise self.wrong(key, "is empty; write something into the quotes")
         return value
@@ -218,13 +222,13 @@ class _Reader:
     def one_of(self, key: str, choices: tuple[str, ...]) -> str | None:
         value = self.text(key)
         if value is not None and value not in choices:
-            raise self.wrong(key, f"is {value!r}; choose one of {', '.join(map(repr, choices))}")
+            raise self.wrong(key, f"is {shown(value)}; choose one of {', '.join(map(repr, choices))}")
         return value
 
     def whole(self, key: str) -> int | None:
         value = self.table.get(key)
         if value is not None and (type(value) is not int or value < 1):
-            raise self.wrong(key, f"is {value!r}; it must be a whole number of at least 1")
+            raise self.wrong(key, f"is {shown(value)}; it must be a whole number of at least 1")
         return value
 
     def hashes(self, key: str) -> Mapping[str, str] | None:
@@ -233,14 +237,14 @@ class _Reader:
         if value is None:
             return None
         if not isinstance(value, dict):
-            raise self.wrong(key, f"is {value!r:.60}; it must be a table of files, [{key}], as `emoe lock` writes it")
+            raise self.wrong(key, f"is {shown(value)}; it must be a table of files, [{key}], as `emoe lock` writes it")
         for name, found in value.items():
             if not (isinstance(found, str) and HASH.fullmatch(found)):
-                raise self.wrong(key, f"of {name!r} is {found!r:.80}; it {NO_HASH}")
+                raise self.wrong(key, f"of {shown(name)} is {shown(found)}; it {NO_HASH}")
         return {name: found.lower() for name, found in value.items()}
 
     def number(self, key: str, default: float) -> float:
         value = self.table.get(key, default)
         if type(value) not in (int, float) or not 1e-6 <= value <= 1e6:
-            raise self.wrong(key, f"is {value!r}; it must be a number between 1e-6 and 1e6")
+            raise self.wrong(key, f"is {shown(value)}; it must be a number between 1e-6 and 1e6")
         return float(value)

@@ -7,10 +7,12 @@ import io
 import json
 import math
 import sys
+from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from emoe.errors import EmoeError, about
+from emoe.errors import EmoeError, about, shown
 
 
 class Prompt(NamedTuple):
@@ -28,6 +30,7 @@ class Prompt(NamedTuple):
         return kept | {"prompt": self.text, "negative_prompt": negative if self.negative is None else self.negative}
 
 
+LARGEST = 10**9  # bytes that a Parquet file may unpack to, as a few bytes can stand for any number of rows
 COLUMNS = ("prompt", "negative_prompt", "id", "group", "size", "reference", "image")
 KEPT = ("id", "group", "group_size", "reference_text", "image")  # in records, where a prompt has them
 
@@ -35,7 +38,7 @@ KEPT = ("id", "group", "group_size", "reference_text", "image")  # in records, w
 def check_text(text: object) -> None:
     """EmoeError for a prompt that no tokenizer can take."""
     if not isinstance(text, str):
-        raise EmoeError(f"prompt {text!r} is not text")
+        raise EmoeError(f"prompt {shown(text)} is not text")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -87,8 +90,8 @@ def _csv(text: str, path: Path) -> list[Prompt]:
     prompts = []
     try:
         head = next(reader, [])
-        for name in {name for name in head if head.count(name) > 1}:
-            raise EmoeError(f"{path} has several columns {name!r}; rename all but one")
+        for name in (name for name, count in Counter(head).items() if count > 1):
+            raise EmoeError(f"{path} has several columns {shown(name)}; rename all but one")
         for cells in reader:
             where = f"{path}, line {reader.line_num}"
             if len(cells) > len(head):
@@ -123,15 +126,25 @@ def _json(text: str, path: Path) -> list[Prompt]:
 
 def _parquet(path: Path) -> list[Prompt]:
     try:
-        from pyarrow import ArrowException, parquet
+        from pyarrow import parquet
     except ModuleNotFoundError as error:
         raise EmoeError(f"{path}: reading Parquet needs {error.name}; pip install 'emoe[study]'") from error
+    prompts, size = [], 0
     try:
         file = parquet.ParquetFile(path)
-        rows = file.read([name for name in COLUMNS if name in file.schema_arrow.names]).to_pylist()
-    except (OSError, ArrowException) as error:
-        raise EmoeError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
-    return [read_prompt(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+        names = [name for name in COLUMNS if name in file.schema_arrow.names]
+        for batch in file.iter_batches(1024, columns=names):
+            size += batch.nbytes + 100 * batch.num_rows  # which is what a row is at least, here
+            if size > LARGEST:
+                raise EmoeError(f"{path} unpacks to more than {LARGEST / 1e9:.0f} GB; split it")
+            for row in batch.to_pylist():
+                prompts.append(read_prompt(row, f"{path}, row {len(prompts) + 1}"))
+    except EmoeError:
+        raise
+    except Exception as error:  # whatever a damaged file makes of pyarrow
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise EmoeError(f"cannot read {path}: {reason}") from error
+    return prompts
 
 
 def _parsed(text: str, where: str) -> Any:
@@ -151,17 +164,17 @@ def _from_coco(annotation: Any) -> Any:
 def read_prompt(row: Any, where: str) -> Prompt:
     """A prompt from a row's columns, by their names in files; EmoeError begins with `where`."""
     if not isinstance(row, dict):
-        raise EmoeError(f"{where} is {row!r:.60}; it must be an object with a prompt")
+        raise EmoeError(f"{where} is {shown(row)}; it must be an object with a prompt")
     if "prompt" not in row:
-        raise EmoeError(f"{where} has no prompt (it has {', '.join(map(str, row)) or 'nothing'})")
+        raise EmoeError(f"{where} has no prompt (it has {', '.join(map(str, islice(row, 10))) or 'nothing'})")
     name, group = row.get("id"), row.get("group")
     group = str(group) if type(group) is int else group
     texts = {key: row.get(key) for key in ("prompt", "negative_prompt", "reference", "image")} | {"group": group}
     for key, value in texts.items():
         if not isinstance(value, str) and (key == "prompt" or value is not None):
-            raise EmoeError(f"{where}: its {key} is {value!r:.60}; it must be text")
+            raise EmoeError(f"{where}: its {key} is {shown(value)}; it must be text")
     if isinstance(name, bool) or not isinstance(name, str | int | None):
-        raise EmoeError(f"{where}: its id is {name!r:.60}; it must be text or a whole number")
+        raise EmoeError(f"{where}: its id is {shown(name)}; it must be text or a whole number")
     with about(where):
         for value in (*(text or "" for text in texts.values()), str(name)):
             check_text(value)
@@ -172,8 +185,8 @@ def read_prompt(row: Any, where: str) -> Prompt:
 def _size(value: Any, where: str) -> float | None:
     try:
         size = None if value is None or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         size = -1.0
     if size is not None and not 0 < size < math.inf:
-        raise EmoeError(f"{where}: its size is {value!r:.60}; it must be a number above 0")
+        raise EmoeError(f"{where}: its size is {shown(value)}; it must be a number above 0")
     return size

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from emoe.errors import EmoeError
+from emoe.errors import EmoeError, shown
 
 Record = dict[str, Any]
 
@@ -51,7 +51,7 @@ class RecordFile:
         for record in self.records:
             for key, value in settings.items():
                 if record.get(key) != value:
-                    raise self._other(f"its {key} is {record.get(key)}, this run's {value}")
+                    raise self._other(f"its {key} is {shown(record.get(key))}, this run's {shown(value)}")
 
     def keep(self, count: int) -> None:
         """Forget the records after the first `count`; the next write takes their place."""

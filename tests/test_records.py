@@ -43,7 +43,7 @@ def test_out_of_another_run(run, weights, tmp_path):
         (["other", "a cat", "--out", str(path)], "line 1 is not about prompt 1"),
         ([PROMPTS[0], "--out", str(path)], "it holds 2 records, this run has 1 prompts"),
         ([*PROMPTS, "--seed", "5", "--out", str(path)], "its seed is 0, this run's 5"),
-        ([*PROMPTS, "--read-out", "pre", "--out", str(path)], "its read_out is post, this run's pre"),
+        ([*PROMPTS, "--read-out", "pre", "--out", str(path)], "its read_out is 'post', this run's 'pre'"),
         ([*PROMPTS, "--dtype", "bfloat16", "--out", str(path)], "its mixture is"),
     ):
         code, _, err = run(*score(*arguments, weights=weights))

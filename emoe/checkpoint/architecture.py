@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from emoe.checkpoint.settings import positive
-from emoe.errors import EmoeError
+from emoe.errors import EmoeError, shown
 from emoe.unet import UNetConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -33,7 +34,7 @@ def unet_config(shapes: Shapes, config: Mapping[str, Any], where: str) -> UNetCo
     """Widths follow from the shapes; heads, groups and size do not, and are SD1.5's where no config.json tells."""
     for key, value in FIXED.items():
         if config.get(key, value) != value:
-            raise EmoeError(f"{where}: its config.json sets {key} to {config[key]!r}; only {value!r} is SD1.5")
+            raise EmoeError(f"{where}: its config.json sets {key} to {shown(config[key])}; only {value!r} is SD1.5")
     block = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
     try:
         channels = tuple(shapes[f"down_blocks.{i}.resnets.0.conv1.weight"][0] for i in range(4))
@@ -50,8 +51,8 @@ def unet_config(shapes: Shapes, config: Mapping[str, Any], where: str) -> UNetCo
     for width in channels:
         if width % heads or width % groups:
             raise EmoeError(
-                f"{where}: a UNet {width} wide does not divide into {heads} heads and {groups} groups; the config.json "
-                "that belongs to it is missing or wrong"
+                f"{where}: a UNet {width} wide does not divide into {shown(heads)} heads and {shown(groups)} groups; "
+                "the config.json that belongs to it is missing or wrong"
             )
     return UNetConfig(
         channels=channels,
@@ -76,11 +77,11 @@ def _heads(config: Mapping[str, Any], where: str) -> int:
     """`attention_head_dim` is the NUMBER of heads: an old mistake that every SD1.5 config keeps."""
     key = "num_attention_heads" if config.get("num_attention_heads") else "attention_head_dim"
     heads = config.get(key)
-    if isinstance(heads, list) and heads and all(other == heads[0] for other in heads):
+    if isinstance(heads, list) and heads and all(type(other) is int and other == heads[0] for other in heads):
         heads = heads[0]
     if isinstance(heads, list):
         raise EmoeError(
-            f"{where}: its config.json sets {key} to {heads}, other heads on every level; SD1.x has one number"
+            f"{where}: its config.json sets {key} to {shown(heads)}, other heads on every level; SD1.x has one number"
         )
     return positive({key: heads}, key, UNetConfig.heads, where)
 
@@ -89,7 +90,9 @@ def _sample_size(config: Mapping[str, Any], where: str) -> int:
     """Configs written before diffusers 0.9 say 32 for networks trained on 64."""
     size = positive(config, "sample_size", FULL_SIZE, where)
     if size > LARGEST_SIZE:
-        raise EmoeError(f"{where}: its config.json sets sample_size to {size}; it must be at most {LARGEST_SIZE}")
-    version = str(config.get("_diffusers_version", "1.0")).split(".")
-    old = version[0] == "0" and version[1:2] and version[1].isdecimal() and int(version[1]) < 9
+        raise EmoeError(
+            f"{where}: its config.json sets sample_size to {shown(size)}; it must be at most {LARGEST_SIZE}"
+        )
+    version = config.get("_diffusers_version")
+    old = isinstance(version, str) and re.match(r"0\.[0-8](\.|$)", version)
     return max(size, FULL_SIZE) if old else size

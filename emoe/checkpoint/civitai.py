@@ -85,7 +85,7 @@ def look_up(source: Civitai) -> tuple[str, CivitaiFile]:
         host, version = told["host"], told["version"]
         _check(version)
         file = _choose(version, source.wanted)
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise EmoeError(f"Civitai's answer about {source} is not understood ({error!r}); try again later") from error
     if file.sha256 is None:
         log.warning("Civitai knows no hash of %s yet, so only its size can be verified", file.name)

@@ -1,7 +1,7 @@
 """One weights file: sniffed, opened without running any of its code, read tensor by tensor.
 
-Extensions lie, so the first bytes decide. safetensors is mapped; pickles go through `weights_only` with the few
-names on an allow-list, and never otherwise.
+Extensions lie, so the first bytes decide. safetensors is mapped; pickles are read as `pickles.py` allows, and never
+otherwise.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from emoe.checkpoint.pickles import unpickle
 from emoe.errors import EmoeError
 
 SAFETENSORS, ZIP_PICKLE, LEGACY_PICKLE = "safetensors", "pickle (zip)", "pickle (legacy)"
@@ -44,28 +45,9 @@ class Entry(NamedTuple):
     dtype: torch.dtype | str  # the file's own word where torch has none
 
 
-class Ignored:
-    """Stands in for whatever else original .ckpt files mention, Lightning's classes and numpy's numbers.
-
-    Not numpy itself, whose dtypes trust what a file says of them: a wrong byte crashed the process.
-    """
-
-    def __init__(self, *_: object):
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-IGNORED = (
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "numpy.dtype",
-    "_codecs.encode",
-)
 WINDOW = 2**28  # bytes; what is mapped of a file at a time
 LONGEST_NAME = 300  # characters; real ones have some 100
+MOST_TENSORS = 100_000  # real files have some 2,000
 
 
 class WeightsFile:
@@ -109,7 +91,9 @@ class WeightsFile:
     def _safetensors_header(self) -> tuple[dict[str, Entry], dict[str, str]]:
         try:
             with safe_open(self.path, "pt") as handle:
-                slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 (no mapping)
+                names = handle.keys()
+                self._check_count(len(names))
+                slices = {name: handle.get_slice(name) for name in names}
                 entries = {
                     name: Entry(tuple(s.get_shape()), DTYPES.get(s.get_dtype(), s.get_dtype()))
                     for name, s in slices.items()
@@ -120,18 +104,18 @@ class WeightsFile:
                 f"{self.path} is a damaged or cut-off safetensors file ({_first_line(error)}); download it again"
             ) from error
 
+    def _check_count(self, count: int) -> None:
+        if count > MOST_TENSORS:
+            raise EmoeError(f"{self.path} holds {count} tensors; the file is broken, use another")
+
     def _unpickled(self) -> dict[str, Tensor]:
         if self._tensors is None:
             try:
-                allowed = [(Ignored, name) for name in IGNORED]
-                with torch.serialization.safe_globals(allowed), self.path.open("rb") as file:
-                    # torch maps zips alone, and takes the extension's word for it where it is given a path
-                    mapped = self.container == ZIP_PICKLE and self.path.suffix != ".safetensors"
-                    source = self.path if mapped else file
-                    tree = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
+                named = list(flatten(unwrap(unpickle(self.path, self.container == ZIP_PICKLE))))
             except Exception as error:  # whatever a damaged or hostile file makes of torch's unpickler
                 raise EmoeError(f"{self.path} {_why_not(error)}") from error
-            self._tensors = self._ordinary(flatten(unwrap(tree)))
+            self._check_count(len(named))
+            self._tensors = self._ordinary(named)
         return self._tensors
 
     def _ordinary(self, named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
@@ -187,17 +171,26 @@ def sniff(path: Path) -> str:
 def _sniff_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            members = archive.infolist()
     except Exception as error:  # whatever a damaged file makes of zipfile
         raise EmoeError(f"{path} {_why_not(error)}") from error
+    names = [member.filename for member in members]
     if any(name.endswith("/constants.pkl") for name in names):
         raise EmoeError(f"{path} is a TorchScript program, not a checkpoint; use the model's safetensors file")
     if any(name.endswith("/data.pkl") for name in names):
+        _check_members(path, members)
         return ZIP_PICKLE
     raise EmoeError(
         f"{path} is a zip archive, not a checkpoint: unpack it and name the file or folder inside (it starts with "
         f"{', '.join(map(repr, names[:3]))})"
     )
+
+
+def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
+    """torch stores its members as they are, one after another; others can unpack to far more than the file."""
+    packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+    if packed or sum(member.file_size for member in members) > path.stat().st_size:
+        raise EmoeError(f"{path} is a pickle in an archive that torch did not write; use the model's safetensors file")
 
 
 def _what_else(head: bytes) -> str:
@@ -219,19 +212,22 @@ def _what_else(head: bytes) -> str:
 
 
 def unwrap(tree: object) -> dict:
-    """The state dict inside a checkpoint's wrappings; {} if there is none."""
+    """The state dict inside a checkpoint's wrappings; {} if there is none. Asks `dict` itself, as `flatten` does."""
     seen: set[int] = set()
     while isinstance(tree, dict) and id(tree) not in seen:
         seen.add(id(tree))
-        inner = next((tree[key] for key in ("state_dict", "model") if isinstance(tree.get(key), dict)), None)
-        if inner is None and len(tree) == 1 and isinstance(next(iter(tree.values())), dict):
-            inner = next(iter(tree.values()))
+        inner = next((tree[key] for key in ("state_dict", "model") if isinstance(dict.get(tree, key), dict)), None)
+        if inner is None and len(tree) == 1 and isinstance(first := next(iter(dict.values(tree))), dict):
+            inner = first
         tree = tree if inner is None else inner
     return tree if isinstance(tree, dict) else {}
 
 
 def flatten(tree: dict) -> Iterator[tuple[str, Tensor]]:
-    """Tensors in nested dicts and lists (embeddings, IP-Adapters, hypernetworks), by dotted name."""
+    """Tensors in nested dicts and lists (embeddings, IP-Adapters, hypernetworks), by dotted name.
+
+    Asks `dict` itself: a pickle can give an OrderedDict an `items` of its own.
+    """
     seen: set[int] = set()  # some files hold themselves
 
     def walk(node: object, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
@@ -239,7 +235,7 @@ def flatten(tree: dict) -> Iterator[tuple[str, Tensor]]:
             yield prefix.removeprefix("module."), node.detach()  # the prefix of models trained on several GPUs
         elif isinstance(node, dict | list | tuple) and depth < 6 and id(node) not in seen:
             seen.add(id(node))
-            for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            for key, value in dict.items(node) if isinstance(node, dict) else enumerate(node):
                 yield from walk(value, f"{prefix}.{key}" if prefix else str(key), depth + 1)
 
     return walk(tree, "", 0)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from emoe.checkpoint.settings import LIMIT, read_json
-from emoe.errors import EmoeError
+from emoe.errors import EmoeError, shown
 
 # Part -> the stems its weights go by, with the extensions they go with.
 STEMS = {
@@ -82,9 +82,11 @@ def _shards(folder: Folder, index: str) -> list[str]:
     shards = sorted(set(table.values()))
     for name in shards:
         if Path(name).name != name or "\\" in name or name in ("", ".", ".."):
-            raise EmoeError(f"{folder}/{index} names {name!r}, which is not a file in its own folder; do not trust it")
+            raise EmoeError(
+                f"{folder}/{index} names {shown(name)}, which is not a file in its own folder; do not trust it"
+            )
         if not folder.has(name):
-            raise EmoeError(f"{folder} lacks {name!r}, which {index} names; download it again")
+            raise EmoeError(f"{folder} lacks {shown(name)}, which {index} names; download it again")
     return shards
 
 

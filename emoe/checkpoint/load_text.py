@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from emoe.checkpoint.layout import Folder
 from emoe.checkpoint.parts import Part
 from emoe.checkpoint.settings import positive
-from emoe.errors import EmoeError
+from emoe.errors import EmoeError, shown
 from emoe.text import TextEncoder, clip_tokenizer
 
 log = logging.getLogger("emoe")
@@ -79,9 +79,9 @@ def text_config(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]
     eps_fits = type(eps) is float and 0 < eps < 1
     if not (sizes_fit and eps_fits and activation in ("quick_gelu", "gelu")):
         raise EmoeError(
-            f"{where}: {layers} layers, {width} wide, num_hidden_layers {kept}, num_attention_heads {heads}, "
-            f"hidden_act {activation!r}, layer_norm_eps {eps!r} make no CLIP text encoder; its config.json is wrong, "
-            "or the file broken"
+            f"{where}: {layers} layers, {width} wide, num_hidden_layers {shown(kept)}, num_attention_heads "
+            f"{shown(heads)}, hidden_act {shown(activation)}, layer_norm_eps {shown(eps)} make no CLIP text encoder; "
+            "its config.json is wrong, or the file broken"
         )
     return CLIPTextConfig(
         vocab_size=min(vocabulary, CLIP_TOKENS),

@@ -10,7 +10,7 @@ import torch
 from emoe.checkpoint.architecture import WIDEST
 from emoe.checkpoint.parts import Part
 from emoe.checkpoint.settings import positive
-from emoe.errors import EmoeError
+from emoe.errors import EmoeError, shown
 from emoe.vae import VAE, VAEConfig
 from emoe.vae.config import LEVELS
 
@@ -38,7 +38,7 @@ def vae_config(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any],
     """Levels and widths follow from the shapes; groups and scaling do not: SD1.5's where no config.json tells."""
     for key, value in FIXED.items():
         if config.get(key, value) != value:
-            raise EmoeError(f"{where}: its config.json sets {key} to {config[key]!r}; only {value!r} is SD1.5")
+            raise EmoeError(f"{where}: its config.json sets {key} to {shown(config[key])}; only {value!r} is SD1.5")
     levels = range(_levels(shapes, where))
     try:
         channels = tuple(shapes[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"][0] for i in levels)
@@ -54,8 +54,8 @@ def vae_config(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any],
     for width in channels:
         if width % groups:
             raise EmoeError(
-                f"{where}: a VAE {width} wide does not divide into {groups} groups; the config.json that belongs to it "
-                "is missing or wrong"
+                f"{where}: a VAE {width} wide does not divide into {shown(groups)} groups; the config.json that "
+                "belongs to it is missing or wrong"
             )
     return VAEConfig(channels=channels, groups=groups, latent_channels=latent_channels, scaling=_scaling(config, where))
 
@@ -92,7 +92,7 @@ def _scaling(config: Mapping[str, Any], where: str) -> float:
         return VAEConfig.scaling
     if type(value) not in (int, float) or not 1e-3 < value < 1e3:
         raise EmoeError(
-            f"{where}: its config.json sets scaling_factor to {value!r}; it must be a number like SD1.5's "
+            f"{where}: its config.json sets scaling_factor to {shown(value)}; it must be a number like SD1.5's "
             f"{VAEConfig.scaling}"
         )
     return float(value)

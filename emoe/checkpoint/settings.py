@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from emoe.errors import EmoeError
+from emoe.errors import EmoeError, shown
 
 LIMIT = 16 * 2**20  # bytes; a config or an index is far smaller
 
@@ -31,5 +31,5 @@ def positive(config: Mapping[str, Any], key: str, default: int, where: str) -> i
     """A positive whole number; the default where the key is missing or null."""
     value = default if config.get(key) is None else config[key]
     if type(value) is not int or value < 1:
-        raise EmoeError(f"{where}: its config.json sets {key} to {value!r}; it must be a positive whole number")
+        raise EmoeError(f"{where}: its config.json sets {key} to {shown(value)}; it must be a positive whole number")
     return value

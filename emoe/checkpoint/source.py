@@ -68,7 +68,10 @@ def parse(text: str, folder: Path = Path(), revision: str | None = None) -> Sour
     if ADDRESS.match(text):
         return _address(text, revision)
 
-    path = folder / os.path.expanduser(text)  # leaves an unknown ~user as it is
+    try:
+        path = folder / os.path.expanduser(text)  # leaves an unknown ~user as it is
+    except ValueError:  # a ~user that no user can be
+        path = folder / text
     if os.path.exists(path):  # False for names that no file can have
         return Local(path)
     hub = HUB.fullmatch(text)
