@@ -113,18 +113,34 @@ def called(name: str) -> bytes:
     return f"c{module}\n{leaf}\n".encode()
 
 
-STORAGE = b"(" + text("storage") + called("torch FloatStorage") + text("0") + text("cpu") + number(16) + b"tQ"
 SHAPES = number(0) + b"(" + number(4) + number(4) + b"t(" + number(4) + number(1) + b"t"
-TENSOR = called(GLOBALS[0]) + b"(" + STORAGE + SHAPES + b"\x89" + called("collections OrderedDict") + b")RtR"
-NAMED = text("a.weight") + TENSOR + b"s"
+
+
+def storage(old: bool) -> bytes:
+    """The one that the archive has; old: as legacy files ask for it, with the place of a view, which is None."""
+    told = b"(" + text("storage") + called("torch FloatStorage") + text("0") + text("cpu") + number(16)
+    return told + (b"NtQ" if old else b"tQ")
+
+
+def tensor(old: bool) -> bytes:
+    hooks = called("collections OrderedDict") + b")R"
+    return called(GLOBALS[0]) + b"(" + storage(old) + SHAPES + b"\x89" + hooks + b"tR"
+
+
+def named(old: bool) -> bytes:
+    return text("a.weight") + tensor(old) + b"s"
+
+
 PIECES = (
     *(called(name) for name in GLOBALS),
     *map(number, NUMBERS),
     *map(text, TEXTS),
     *OPCODES,
     *(kind + bytes([i]) for i in range(6) for kind in (b"q", b"h")),
-    *(STORAGE, SHAPES, TENSOR, NAMED, b"}" + NAMED, b"}" + text("state_dict") + b"}" + NAMED + b"s"),
-    *(called("collections OrderedDict") + b")R", called("torch.nn.parameter Parameter") + TENSOR + b"\x85\x81"),
+    *(piece(old) for old in (False, True) for piece in (storage, tensor, named)),
+    *(b"}" + named(old) for old in (False, True)),
+    *(b"}" + text("state_dict") + b"}" + named(old) + b"s" for old in (False, True)),
+    *(SHAPES, called("collections OrderedDict") + b")R"),
 )
 
 

@@ -14,10 +14,12 @@ import json
 import random
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from hashlib import sha256
 from pathlib import Path
 
@@ -25,7 +27,7 @@ HERE = Path(__file__).parent
 SPACE = 8 * 2**30  # bytes that the process may map beyond what it has at the start
 LONGEST = 8192  # bytes of an input
 # What is looked into for coverage, besides emoe: where files are taken apart in Python.
-PARSERS = ["emoe", "tomllib", "zipfile", "csv", "torch._weights_only_unpickler", "torch.serialization"]
+PARSERS = ["emoe", "tomllib", "zipfile", "json", "pickletools"]
 
 try:
     import atheris
@@ -42,37 +44,35 @@ def main() -> None:
     parser.add_argument("--finds", type=Path, default=Path("fuzz-finds"))
     options = parser.parse_args()
     sys.path.insert(0, str(HERE.parents[1]))
-    if atheris:
-        with atheris.instrument_imports(include=PARSERS):
-            import targets
-    else:
-        print("atheris is not installed (pip install -e '.[fuzz]'): changing bytes at random instead", file=sys.stderr)
-        import targets
-    if options.target not in targets.TARGETS:
-        parser.error(f"there is no target {options.target}; choose one of {', '.join(targets.TARGETS)}")
     shared = Path("/dev/shm")  # in memory, where there is such a folder
     scratch = Path(tempfile.mkdtemp(prefix="emoe-fuzz-", dir=shared if shared.exists() else None))
     tempfile.tempdir = str(scratch)
-    try:
-        _fuzz(options, targets.TARGETS[options.target], scratch)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    if atheris:
+        looking = atheris.instrument_imports(include=PARSERS)
+    else:
+        print("atheris is not installed (pip install -e '.[fuzz]'): changing bytes at random instead", file=sys.stderr)
+        looking = nullcontext()
+    with looking:
+        from targets import TARGETS
+
+        if options.target not in TARGETS:
+            parser.error(f"there is no target {options.target}; choose one of {', '.join(TARGETS)}")
+        target = TARGETS[options.target]
+        run = target.begin(scratch)
+    _fuzz(options, target, run, scratch)
 
 
-def _fuzz(options: argparse.Namespace, target, scratch: Path) -> None:
+def _fuzz(options: argparse.Namespace, target, run: Callable[[bytes], None], scratch: Path) -> None:
     from watch import judge
 
     options.finds.mkdir(parents=True, exist_ok=True)
     corpus = options.corpus or scratch / "corpus"
-    for data in (
-        *target.seeds(),
-        *(path.read_bytes() for path in sorted((HERE / "corpus" / options.target).glob("*"))),
-    ):
-        corpus.mkdir(parents=True, exist_ok=True)
+    corpus.mkdir(parents=True, exist_ok=True)
+    kept = [path.read_bytes() for path in sorted((HERE / "corpus" / options.target).glob("*"))]
+    for data in (*target.seeds(), *kept):
         (corpus / sha256(data).hexdigest()[:16]).write_bytes(data)
-    run = target.begin(scratch)
-    soft = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + SPACE
-    resource.setrlimit(resource.RLIMIT_AS, (soft, resource.RLIM_INFINITY))
+    space = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + SPACE
+    resource.setrlimit(resource.RLIMIT_AS, (space, resource.RLIM_INFINITY))
     start, count = time.monotonic(), 0
 
     def once(data: bytes) -> None:
@@ -83,8 +83,9 @@ def _fuzz(options: argparse.Namespace, target, scratch: Path) -> None:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
             told = {"target": options.target, "runs": count, "seed": options.seed, "guided": atheris is not None}
             told |= {"seconds": round(time.monotonic() - start, 1), "peak_mb": round(peak)}
-            told |= {"corpus": sum(1 for _ in corpus.iterdir())}
-            print(json.dumps(told), flush=True)
+            print(json.dumps(told | {"corpus": sum(1 for _ in corpus.iterdir())}), flush=True)
+            shutil.rmtree(scratch)  # here, as libFuzzer does not return
+            signal.setitimer(signal.ITIMER_REAL, 0)  # its time limit, which it leaves running
 
     if atheris:
         words = scratch / "words"

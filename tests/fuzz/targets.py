@@ -52,19 +52,23 @@ VAE = {f"encoder.down_blocks.{i}.resnets.0.conv1.weight": (32, 32, 3, 3) for i i
 VAE |= {"decoder.conv_in.weight": (32, 4, 3, 3)}
 
 
-def read_all(path: Path) -> None:
-    """What `emoe inspect` does with a file, and every tensor in it, also those of no use."""
+def reader() -> Callable[[Path], None]:
+    """What `emoe inspect` does with a file; and every tensor in it is read, also those of no use."""
+    import emoe.checkpoint.load_text  # noqa: F401 (which a report imports when it meets a text encoder)
     from emoe.checkpoint.file import WeightsFile
     from emoe.checkpoint.parts import Part
     from emoe.checkpoint.report import report
 
-    if refused := report(str(path))["refused"]:
-        check_message(EmoeError(refused))
-    file = WeightsFile(path)
-    for name, entry in file.entries.items():
-        part = Part("a part", {name: (file, name)})
-        if not part.problems({name: entry.shape}):
-            part.read(name, entry.shape)
+    def read_all(path: Path) -> None:
+        if refused := report(str(path))["refused"]:
+            check_message(EmoeError(refused))
+        file = WeightsFile(path)
+        for name, entry in file.entries.items():
+            part = Part("a part", {name: (file, name)})
+            if math.prod(entry.shape) and not part.problems({name: entry.shape}):
+                part.read(name, entry.shape)
+
+    return read_all
 
 
 def sniffing(folder: Path) -> Run:
@@ -95,9 +99,7 @@ def with_header(header: bytes) -> bytes:
 
 
 def safetensors(folder: Path) -> Run:
-    import emoe.checkpoint.load_text  # noqa: F401 (transformers takes seconds to import)
-
-    path = folder / "a.safetensors"
+    path, read_all = folder / "a.safetensors", reader()
 
     def run(data: bytes) -> None:
         path.write_bytes(with_header(data[1:]) if data[:1] == b"h" else data[1:])
@@ -153,15 +155,16 @@ def legacy(pickle: bytes) -> bytes:
     return magic + version + system + pickle + keys + struct.pack("<q", 16) + bytes(range(64))
 
 
-def pickles(wrap: Callable[[bytes], bytes], name: str) -> Callable[[Path], Run]:
-    def begin(folder: Path) -> Run:
-        import emoe.checkpoint.load_text  # noqa: F401 (transformers takes seconds to import)
+def pickles(wrap: Callable[[bytes], bytes]) -> Callable[[Path], Run]:
+    """`p`, a pickle, `o`, a program of pieces; in capitals, in a file that is named like a safetensors file."""
 
-        path = folder / name
+    def begin(folder: Path) -> Run:
+        read_all = reader()
         warnings.simplefilter("ignore")  # torch's, of deprecated storages
 
         def run(data: bytes) -> None:
-            kind, rest = data[:1], data[1:]
+            kind, rest = data[:1].lower(), data[1:]
+            path = folder / ("a.ckpt" if kind == data[:1] else "a.safetensors")
             inner = pieces.pickled(rest) if kind == b"o" else rest
             path.write_bytes(wrap(inner) if kind in (b"o", b"p") else rest)
             read_all(path)
@@ -171,22 +174,21 @@ def pickles(wrap: Callable[[bytes], bytes], name: str) -> Callable[[Path], Run]:
     return begin
 
 
-def programs(wrap: Callable[[bytes], bytes]) -> Iterator[bytes]:
+def programs(wrap: Callable[[bytes], bytes], old: bool) -> Iterator[bytes]:
     """Valid checkpoints, and hostile ideas."""
-    text, number, called = pieces.text, pieces.number, pieces.called
-    tensor, ordered = pieces.TENSOR, called("collections OrderedDict") + b")R"
-    yield b"r" + wrap(b"\x80\x02}" + pieces.NAMED + b".")
-    yield b"p\x80\x02}" + text("state_dict") + b"}" + pieces.NAMED + b"sq\x00" + text("epoch") + number(3) + b"s."
+    text, number, called, program = pieces.text, pieces.number, pieces.called, pieces.program
+    tensor, named, ordered = pieces.tensor(old), pieces.named(old), called("collections OrderedDict") + b")R"
+    yield b"r" + wrap(b"\x80\x02}" + named + b".")
+    yield b"p\x80\x02}" + text("state_dict") + b"}" + named + b"sq\x00" + text("epoch") + number(3) + b"s."
     yield b"p\x80\x02](" + tensor + tensor + b"e."
-    yield b"o" + pieces.program(b"}", text("state_dict"), b"}", pieces.NAMED, b"s")
-    yield b"o" + pieces.program(b"}", text("0"), pieces.TENSOR, b"s", text("module.a"), b"]", tensor, b"a", b"s")
-    yield b"o" + pieces.program(ordered, pieces.NAMED, b"}", text("items"), number(3), b"s", b"b")
-    yield b"o" + pieces.program(called("os system"), text("x" * 400), b"\x85", b"R")
-    yield b"o" + pieces.program(called("__builtin__ bytearray"), number(10**18), b"\x85", b"R")
-    yield b"o" + pieces.program(called("_codecs encode"), text("cpu"), text("latin1"), b"\x86", b"R")
-    loops = b"}", b"q\x00", text("model"), b"h\x00", b"s"
-    yield b"o" + pieces.program(*loops)
-    yield b"o" + pieces.program(called("numpy.core.multiarray scalar"), called("numpy dtype"), b"\x85", b"R")
+    yield b"o" + program(b"}", text("state_dict"), b"}", named, b"s")
+    yield b"O" + program(b"}", text("0"), tensor, b"s", text("module.a"), b"]", tensor, b"a", b"s")
+    yield b"o" + program(ordered, named, b"}", text("items"), number(3), b"s", b"b")
+    yield b"o" + program(called("os system"), text("x" * 400), b"\x85", b"R")
+    yield b"o" + program(called("__builtin__ bytearray"), number(10**18), b"\x85", b"R")
+    yield b"o" + program(called("_codecs encode"), text("cpu"), text("latin1"), b"\x86", b"R")
+    yield b"o" + program(b"}", b"q\x00", text("model"), b"h\x00", b"s")
+    yield b"o" + program(called("numpy.core.multiarray scalar"), called("numpy dtype"), b"\x85", b"R")
 
 
 PICKLE_WORDS = tuple(name.replace(" ", "\n") + "\n" for name in pieces.GLOBALS)
@@ -393,6 +395,8 @@ def tables(folder: Path) -> Run:
     from emoe.prompts import read_prompts
 
     path = folder / "list.parquet"
+    parquet.write_table(pyarrow.table({"prompt": ["a"]}), path)
+    read_prompts(path)  # pyarrow imports more of itself when it first reads
 
     def run(data: bytes) -> None:
         path.write_bytes(data[1:])
@@ -494,7 +498,7 @@ def civitais(folder: Path) -> Run:
             told = {"host": "https://civitai.com", "version": json.loads(data)}
         except (ValueError, RecursionError):
             return
-        with mock.patch.object(civitai, "_metadata", lambda _: told), mock.patch.dict(os.environ, cache):
+        with mock.patch.object(civitai, "_metadata", return_value=told), mock.patch.dict(os.environ, cache):
             look_up(Civitai(1, wanted=(("fp", "fp16"),)))
             look_up(Civitai(1))
 
@@ -524,8 +528,8 @@ TARGETS = {
         headers,
         (*JSON_WORDS, *UNET, *TEXT, *VAE, "F64", "F8_E5M2", "F4", "18446744073709551615", "lora_up"),
     ),
-    "zip-pickle": Target(pickles(zipped, "a.ckpt"), lambda: programs(zipped), PICKLE_WORDS),
-    "legacy-pickle": Target(pickles(legacy, "a.ckpt"), lambda: programs(legacy), PICKLE_WORDS),
+    "zip-pickle": Target(pickles(zipped), lambda: programs(zipped, old=False), PICKLE_WORDS),
+    "legacy-pickle": Target(pickles(legacy), lambda: programs(legacy, old=True), PICKLE_WORDS),
     "shards": Target(
         shards, indexes, ("../", "/", "OUTSIDE", "secret.safetensors", "outward", "loop", SHARD, "\\u0000")
     ),
