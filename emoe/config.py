@@ -23,6 +23,8 @@ SHIPPED = {
 }
 HASH, NO_HASH = re.compile(r"[0-9a-fA-F]{64}"), "must be 64 hexadecimal digits; `emoe inspect` prints it"
 LONGEST = 2**17  # characters; 64 experts with long descriptors take half of that
+# A key of many parts, of which ours have one: tomllib takes the square of their number, or worse.
+DEEP = re.compile(r"""((?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){50}""")
 EXAMPLE = 'see weights.toml in the project, or write base = "owner/name" and two or more [[expert]] tables'
 
 
@@ -84,6 +86,8 @@ def read_weights(path: str | Path) -> Weights:
         raise EmoeError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     if len(text) > LONGEST:
         raise EmoeError(f"{path} is longer than {LONGEST} characters; a mixture takes a few lines, {EXAMPLE}")
+    if DEEP.search(text):
+        raise EmoeError(f"{path} has a key of many parts; the keys are {', '.join(sorted(TOP_KEYS))}, without dots")
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:

@@ -161,7 +161,7 @@ def test_any_toml(judge, table):
 def test_a_tuple_of_a_tuple_of_a_tuple(judge):
     """To hash it took more stack than there is, and the process with it."""
     for name in ("zip-pickle", "legacy-pickle"):
-        judge(name, b"p\x80\x02})" + b"\x85" * 50_000 + b"Ns.")
+        judge(name, b"p\x80\x02})" + b"\x85" * 100_000 + b"Ns.")
 
 
 @pytest.mark.parametrize("wrap", [zipped, legacy])
@@ -208,10 +208,28 @@ def test_a_header_of_many_tensors(judge, tmp_path):
         WeightsFile(path)
 
 
-def test_a_long_weights_toml(tmp_path):
-    """Tables of long names took the square of their length."""
+@pytest.mark.parametrize("part", ["a.", "'b.c'.", '"d" .\t'])
+@pytest.mark.parametrize("place", ["{} = 1", "[{}]\nx = 1", "x = {{ {} = 1 }}"])
+def test_a_key_of_many_parts(tmp_path, part, place):
+    """It took the square of their number: 17 seconds for 64 kB."""
     path = tmp_path / "weights.toml"
-    path.write_text(f"[{'a.' * LONGEST}a]\n" + "a=1\n" * 9)
+    path.write_text(place.format(part * (LONGEST // 10) + "a"))
+    with pytest.raises(EmoeError, match="a key of many parts"):
+        read_weights(path)
+
+
+def test_descriptors_with_many_dots_are_no_keys(tmp_path):
+    path = tmp_path / "weights.toml"
+    experts = (
+        f'[[expert]]\nsource = "a/b"\npositive = "{i}{". a photo" * 60}, {"." * 99}"\nnegative = ""\n' for i in "ab"
+    )
+    path.write_text('base = "a/b"\n' + "".join(experts))
+    assert len(read_weights(path).experts) == 2
+
+
+def test_a_weights_toml_without_an_end(tmp_path):
+    path = tmp_path / "weights.toml"
+    path.write_text("#" * (LONGEST + 1))
     with pytest.raises(EmoeError, match="is longer than"):
         read_weights(path)
 

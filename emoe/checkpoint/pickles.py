@@ -44,7 +44,7 @@ CALLED = (
 NAMED = re.compile(r"torch\.(\w+Storage|storage\.UntypedStorage|b?float\d+\w*|u?int\d+|complex\d+|bool)")
 LITERALS = ("NONE", "NEWTRUE", "NEWFALSE", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING")
 LITERALS += ("BININT", "BININT1", "BININT2", "LONG1")
-MOST_OPCODES = 1_000_000  # a checkpoint of 2,000 tensors has some 70,000
+MOST_OPCODES = 1_000_000  # 1,700 tensors take some 53,000
 LEGACY_HEAD = 3  # pickles before the one that matters: a magic number, a version, the system
 
 
@@ -150,7 +150,7 @@ def _known(name: str) -> _Global:
 
 def _called(function: Any, arguments: Any) -> _Made:
     """What comes of a call."""
-    name = function.name if isinstance(function, _Global) else "nothing"
+    name = function.name if isinstance(function, _Global) else "no function"
     if name not in CALLED or not isinstance(arguments, tuple):
         _refuse(f"a call of {name}")
     if name == ORDERED and arguments:

@@ -543,7 +543,7 @@ TARGETS = {
     "prompts": Target(
         prompts, lists, (*JSON_WORDS, "prompt", "negative_prompt", "annotations", "caption", "size", '""')
     ),
-    "parquet": Target(tables, parquets),
+    "parquet": Target(tables, parquets, ("PAR1", "prompt", "ARROW:schema", "\x7f\x7f")),
     "records": Target(records, scores, (*JSON_WORDS, "mixture", "seed")),
     "reference": Target(references, calibrated, (*JSON_WORDS, "uncertainty", "size", "seeds")),
     "civitai": Target(civitais, versions, (*JSON_WORDS, "SHA256", "sizeKB", "PickleTensor", "Pruned Model")),
