@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from targets import SETTINGS, TARGETS, header, legacy, zipped
 
-from emoe.checkpoint.file import MOST_TENSORS, WeightsFile
+from emoe.checkpoint.file import WeightsFile
 from emoe.checkpoint.pickles import MOST_OPCODES, unpickle
 from emoe.config import LONGEST, read_weights
 from emoe.errors import LONGEST as LONGEST_MESSAGE
@@ -200,11 +200,12 @@ def test_an_archive_that_torch_did_not_write(tmp_path):
         WeightsFile(thick)
 
 
-def test_a_header_of_many_tensors(judge, tmp_path):
+def test_a_header_of_many_tensors(tmp_path):
+    """A million of them took 20 seconds and 1.7 GB."""
     path = tmp_path / "a.safetensors"
-    table = ",".join(f'"{i}":{{"dtype":"F16","shape":[0],"data_offsets":[0,0]}}' for i in range(MOST_TENSORS + 1))
-    path.write_bytes((len(table) + 2).to_bytes(8, "little") + f"{{{table}}}".encode())
-    with pytest.raises(EmoeError, match=f"holds {MOST_TENSORS + 1} tensors"):
+    entries = ",".join(f'"{i}":{{"dtype":"F16","shape":[0],"data_offsets":[0,0]}}' for i in range(300_000))
+    path.write_bytes((len(entries) + 2).to_bytes(8, "little") + f"{{{entries}}}".encode())
+    with pytest.raises(EmoeError, match=f"a header of {len(entries) + 2} bytes"):
         WeightsFile(path)
 
 
