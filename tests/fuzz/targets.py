@@ -338,6 +338,7 @@ negative = "c"
 
 def tomls() -> Iterator[bytes]:
     yield TOML.encode()
+    yield (TOML + f'[sha256]\n"owner/name@main/a.ckpt" = "{"F" * 64}"\n').encode()
     yield from (b"", b'segmoe = "a/b"\ngate = "hidden"', b'base = "a"\nexpert = 3', b"\xef\xbb\xbf" + TOML.encode())
     yield from (b"top = 0xffff", b"temperature = inf", b"base.a.a = 1979-05-27T07:32:00Z", b'"a b" = [[[{}]]]')
 
@@ -535,7 +536,7 @@ TARGETS = {
     ),
     "config": Target(settings, configs, (*JSON_WORDS, *SETTINGS)),
     "weights-toml": Target(
-        toml, tomls, ("[[expert]]", "source", "base", "segmoe", "0x", "'''", "1e999", "\\n", "\\u0000")
+        toml, tomls, ("[[expert]]", "[sha256]", "source", "base", "segmoe", "0x", "'''", "1e999", "\\n", "\\u0000")
     ),
     "source": Target(
         sources, lambda: (text.encode() for text in SOURCES), ("civitai", "huggingface.co", "://", "@", "?")
