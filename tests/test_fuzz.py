@@ -23,6 +23,7 @@ from targets import SETTINGS, TARGETS, header, legacy, zipped
 
 from emoe.checkpoint.file import WeightsFile
 from emoe.checkpoint.pickles import MOST_OPCODES, unpickle
+from emoe.checkpoint.settings import LIMIT, read_json
 from emoe.config import LONGEST, read_weights
 from emoe.errors import LONGEST as LONGEST_MESSAGE
 from emoe.errors import EmoeError, shown
@@ -182,7 +183,7 @@ def test_a_pickle_of_a_million_opcodes(tmp_path):
 
 
 def test_an_archive_that_torch_did_not_write(tmp_path):
-    """What unpacks to more than the file: packed members, or many that lie in the same place."""
+    """Packed members were read as they lie there, as other numbers; they unpack to any size, as many in one place."""
     state, packed = io.BytesIO(), tmp_path / "packed.ckpt"
     torch.save({"a": torch.zeros(2)}, state)
     with zipfile.ZipFile(state) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
@@ -198,6 +199,13 @@ def test_an_archive_that_torch_did_not_write(tmp_path):
         archive.filelist += archive.filelist[1:] * 9
     with pytest.raises(EmoeError, match="an archive that torch did not write"):
         WeightsFile(thick)
+
+
+def test_a_config_of_many_bytes(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes(b"{" + b" " * LIMIT + b"}")
+    with pytest.raises(EmoeError, match="is too long for what it is"):
+        read_json(path)
 
 
 def test_a_header_of_many_tensors(tmp_path):
