@@ -24,7 +24,7 @@ SHIPPED = {
 HASH, NO_HASH = re.compile(r"[0-9a-fA-F]{64}"), "must be 64 hexadecimal digits; `emoe inspect` prints it"
 LONGEST = 2**17  # characters; 64 experts with long descriptors take half of that
 # A key of many parts, of which ours have one: tomllib takes the square of their number, or worse.
-DEEP = re.compile(r"""((?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){50}""")
+DEEP = re.compile(r"""(?<![\w-])((?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){50}""")
 EXAMPLE = 'see weights.toml in the project, or write base = "owner/name" and two or more [[expert]] tables'
 
 

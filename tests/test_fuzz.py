@@ -227,6 +227,11 @@ def test_a_key_of_many_parts(tmp_path, part, place):
         read_weights(path)
 
 
+def test_a_long_word_in_a_weights_toml(judge):
+    judge("weights-toml", b"#" + b"a" * (LONGEST - 1))
+    judge("weights-toml", b"a" + b" .a" * (LONGEST // 4))
+
+
 def test_descriptors_with_many_dots_are_no_keys(tmp_path):
     path = tmp_path / "weights.toml"
     experts = (
