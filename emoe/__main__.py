@@ -6,34 +6,43 @@ import argparse
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 from emoe import __version__
 from emoe.commands import build, calibrate, demo, explain, generate, inspect, lock, score, study
 from emoe.errors import EmoeError
 from emoe.heap import keep_freed_memory
+from emoe.hidden import hidden
 from emoe.terminal import say
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code: 0, 2 for anything the user can mend, 130 for Ctrl-C, 1 for a mistake of ours."""
+    """Returns the exit code: 0, 2 for anything the user can mend, 1 for a mistake of ours; 130 for Ctrl-C, 143 for
+    SIGTERM."""
     logging.getLogger("emoe").handlers = [_Warnings()]
     keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whatever the locale: prompts come in all languages
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    heard: list[int] = []
     try:
-        try:
-            options = _parser().parse_args(arguments)
-        finally:
-            sys.stdout.flush()  # --help has been shown, and leaves
-        return options.run(options)
+        with _stopped_by_signals(heard):
+            try:
+                options = _parser().parse_args(arguments)
+            finally:
+                sys.stdout.flush()  # --help has been shown, and leaves
+            return options.run(options)
     except EmoeError as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt:
-        return _fail("stopped", 130)
+        return _fail("stopped", 128 + (heard or [signal.SIGINT])[0])
     except BrokenPipeError:  # whoever read our output has left
         _drop_stdout()
         return 0
@@ -41,12 +50,32 @@ def main(arguments: list[str] | None = None) -> int:
         _drop_stdout()
         return _fail(f"{error.filename or 'standard output'}: {error.strerror or error}", 2)
     except Exception as error:
+        if heard:  # libraries that were being imported have made an error of their own of it
+            return _fail("stopped", 128 + heard[0])
         return _fail(f"this is a mistake in emoe ({type(error).__name__}: {error}); EMOE_DEBUG=1 shows where", 1)
+
+
+@contextmanager
+def _stopped_by_signals(heard: list[int]) -> Iterator[None]:
+    """SIGTERM, by which schedulers end a run, does what Ctrl-C does. heard: gets the signal's number."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    here = threading.current_thread() is threading.main_thread()  # no other thread may set them
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if here and signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _fail(message: str, code: int) -> int:
     if os.environ.get("EMOE_DEBUG") == "1":
-        traceback.print_exc()
+        print(hidden(traceback.format_exc()), end="", file=sys.stderr)
     say(message)
     return code
 

@@ -12,7 +12,7 @@ from emoe.generations import Generation
 from emoe.images import check_ours, contact_sheet, draw_map, open_small, save_png
 
 RECORDS = "generations.jsonl"
-OURS = re.compile(r"\d{5}-.+\.png|\..+\.part")  # what a run that was stopped early may leave without a record
+OURS = re.compile(r"\d{5}-.+\.png|\..+\.(part|lock)")  # what a run that was stopped early may leave without a record
 SHEET = re.compile(r"sheet(-\d+)?\.png")
 ROWS = 20  # prompts on a contact sheet
 SLUG = 80  # bytes of a prompt in a file name; file systems allow 255 in all

@@ -17,6 +17,8 @@ from emoe.model import Model
 from emoe.prompts import check_text
 from emoe.scores import Reading, Scores, join
 
+SCORED, DRAWN = 16, 4  # prompts at a time, but for CPUs
+
 
 class EMoE(Model):
     """A mixture of experts with a gate, ready to score prompts and to draw them."""
@@ -86,7 +88,7 @@ class EMoE(Model):
     ) -> Iterator[Scores]:
         """The same, batch by batch, for long lists."""
         pairs = _pairs(prompts, negative)
-        batch_size = self._batch_size(batch_size, 16)
+        batch_size = self.batch_size(batch_size, SCORED)
         reading = self.at_own_size(reading)
         if reading.estimator == "eu-over-answer":
             scoring.check_not_empty(prompt for prompt, _ in pairs)  # before hours of scoring
@@ -133,14 +135,15 @@ class EMoE(Model):
     ) -> Iterator[Generation]:
         """The same, prompt by prompt. watch: called after every step of a batch."""
         pairs = _pairs(prompts, negative)
-        batch_size = self._batch_size(batch_size, 4)
+        batch_size = self.batch_size(batch_size, DRAWN)
         recipe = self.at_own_size(recipe)
         with enough_memory():
             _ = self.vae  # what cannot be had is missed before hours are spent
             for start in range(0, len(pairs), batch_size):
                 yield from generating.generate(self, *_unzipped(pairs[start : start + batch_size]), recipe, watch)
 
-    def _batch_size(self, size: int | None, usual: int) -> int:
+    def batch_size(self, size: int | None, usual: int) -> int:
+        """Prompts at a time: `size`, or where that is None, one on a CPU and `usual` elsewhere."""
         if size is None:
             return 1 if self.device.type == "cpu" else usual
         check_batch_size(size)

@@ -141,6 +141,8 @@ def _parquet(path: Path) -> list[Prompt]:
                 prompts.append(read_prompt(row, f"{path}, row {len(prompts) + 1}"))
     except EmoeError:
         raise
+    except UnicodeDecodeError as error:  # Arrow's word for text does not make it UTF-8
+        raise EmoeError(f"{path} holds text that is not UTF-8 ({error.reason}); save it as UTF-8") from error
     except Exception as error:  # whatever a damaged file makes of pyarrow
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise EmoeError(f"cannot read {path}: {reason}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,13 @@ class RecordFile:
         self.path = path
         if path.exists() and not path.is_file():
             raise EmoeError(f"{path} is not a file that can be written to; name another with --out")
-        if not path.parent.is_dir():
-            raise EmoeError(f"cannot write {path}: there is no folder {path.parent}")
         if not os.access(path if path.exists() else path.parent, os.W_OK):
             raise EmoeError(f"cannot write {path}: Permission denied")
 
-        found = self._read()
+        self.count = len(rows)
+        found = self._read().rstrip(b"\0")  # after a power cut, zeros stand where lines did not reach the disk
+        if not found and path.exists() and path.stat().st_size:
+            raise self._other("it holds nothing but zero bytes: if a power cut left them, delete it")
         self.whole = found.rfind(b"\n") + 1  # bytes; what follows, a kill has cut short
         self.records = self._parsed(found[: self.whole])
         if len(self.records) > len(rows):
@@ -58,6 +60,17 @@ class RecordFile:
         self.records = self.records[:count]
         self.whole = sum(len(line) + 1 for line in self._read().split(b"\n")[:count])
 
+    def go_on(self, batch: int) -> int:
+        """How many records are done, in whole batches; what is behind them is cut off.
+
+        The last digits hang on a prompt's neighbours in its batch, so that a run that goes on has the same ones.
+        """
+        if len(self.records) < self.count:
+            self.keep(len(self.records) // batch * batch)
+        if self.path.exists():
+            self.write([])
+        return len(self.records)
+
     def write(self, records: list[Record]) -> None:
         """Append, whole lines at a time."""
         data = "".join(map(_line, records)).encode()
@@ -65,9 +78,12 @@ class RecordFile:
             with self.path.open("ab") as file:
                 if file.tell() > self.whole:
                     file.truncate(self.whole)
-                self.whole += file.write(data)
+                file.write(data)
         except OSError as error:
+            with suppress(OSError):  # else the next run does it
+                os.truncate(self.path, self.whole)
             raise EmoeError(f"cannot write {self.path}: {error.strerror}") from error
+        self.whole += len(data)
 
     def _read(self) -> bytes:
         try:
@@ -76,12 +92,16 @@ class RecordFile:
             raise EmoeError(f"cannot read {self.path}: {error.strerror}") from error
 
     def _parsed(self, lines: bytes) -> list[Record]:
-        try:
-            records = [json.loads(line) for line in lines.split(b"\n")[:-1]]
-        except (ValueError, RecursionError) as error:
-            raise self._other("it is not JSON lines") from error
-        if not all(isinstance(record, dict) for record in records):
-            raise self._other("it is not one object a line")
+        records = []
+        for number, line in enumerate(lines.split(b"\n")[:-1], start=1):
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                damage = "; if the disk has damaged it, delete it and what follows" if records else ""
+                raise self._other(f"line {number} is not JSON{damage}") from error
+            if not isinstance(record, dict):
+                raise self._other(f"line {number} is not an object")
+            records.append(record)
         return records
 
     def _other(self, why: str) -> EmoeError:

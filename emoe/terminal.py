@@ -6,6 +6,8 @@ import sys
 
 from tqdm import tqdm
 
+from emoe.hidden import hidden
+
 
 def show(line: str) -> None:
     """A line of results, on standard output."""
@@ -15,7 +17,7 @@ def show(line: str) -> None:
 
 def say(message: object) -> None:
     """A message, on standard error."""
-    tqdm.write(f"emoe: {visible(' '.join(str(message).split()))}", file=sys.stderr)
+    tqdm.write(f"emoe: {visible(hidden(' '.join(str(message).split())))}", file=sys.stderr)
 
 
 def visible(text: str) -> str:

@@ -31,6 +31,12 @@ def check_place(path: Path) -> None:
         new.touch()
 
 
+def settle(path: Path) -> None:
+    """See a file onto its disk, so that its name never outlives its content; what does not fit is an OSError now."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 @contextmanager
 def whole(path: Path, keep: bool = True) -> Iterator[Path]:
     """A name beside `path` to write a file or folder to; it becomes `path` at the end. EmoeError from the disk.
@@ -41,6 +47,8 @@ def whole(path: Path, keep: bool = True) -> Iterator[Path]:
     try:
         yield new
         if keep:
+            if new.is_file():
+                settle(new)
             os.replace(new, path)
     except (OSError, SafetensorError) as error:
         raise EmoeError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error

@@ -27,6 +27,7 @@ class Answer:
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     cut: int | None = None  # close the connection after so many bytes
+    hold: threading.Event | None = None  # send half, and wait for it
 
     @classmethod
     def json(cls, value: Any, status: int = 200) -> Answer:
@@ -68,7 +69,12 @@ class Site:
                     self.send_header(key, value)
                 self.end_headers()
                 if self.command == "GET":
-                    self.wfile.write(answer.body if answer.cut is None else answer.body[: answer.cut])
+                    body = answer.body if answer.cut is None else answer.body[: answer.cut]
+                    half = len(body) // 2 if answer.hold else len(body)
+                    self.wfile.write(body[:half])
+                    if answer.hold:
+                        answer.hold.wait(60)
+                        self.wfile.write(body[half:])
                 if answer.cut is not None:
                     self.close_connection = True
 

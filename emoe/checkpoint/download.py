@@ -17,6 +17,7 @@ from tqdm import tqdm
 from emoe.checkpoint.hashes import file_sha256
 from emoe.checkpoint.source import plain
 from emoe.errors import EmoeError
+from emoe.whole import settle
 
 USER_AGENT = "emoe"  # a browser's name would turn errors into web pages
 ATTEMPTS = 6  # in a row without a byte; a download that moves on goes on
@@ -38,18 +39,25 @@ def download(
     The token goes to the first host alone: `requests` drops it when it is sent on to another. Two processes that
     start at once wait for each other. Raises EmoeError; what has arrived is kept for the next try, unless it is wrong.
     """
+    if _is_here(target, size):
+        return target  # without a lock: files appear whole, and a cache may be read-only
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
-            if not target.exists() or target.stat().st_size != size:
+            if not _is_here(target, size):
                 part = target.with_name(target.name + ".part")
                 _room(part, size)
                 _fetch(url, part, size, token, answers or {})
                 _verify(part, size, sha256)
+                settle(part)
                 os.replace(part, target)
     except OSError as error:
         raise EmoeError(f"cannot store {target}: {error.strerror or error}") from error
     return target
+
+
+def _is_here(target: Path, size: int) -> bool:
+    return target.is_file() and target.stat().st_size == size
 
 
 def _fetch(url: str, part: Path, size: int, token: str | None, answers: Mapping[int, str]) -> None:

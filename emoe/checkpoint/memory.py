@@ -11,6 +11,7 @@ from typing import Any
 
 from emoe.checkpoint.settings import read_json
 from emoe.errors import EmoeError
+from emoe.whole import whole
 
 log = logging.getLogger("emoe")
 
@@ -25,11 +26,10 @@ def remember(question: str, answer: dict[str, Any]) -> None:
     path = _path(question)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(f".{os.getpid()}")
-        new.write_text(json.dumps({"question": question, "answer": answer}))
-        os.replace(new, path)
-    except OSError as error:
-        log.info("cannot write %s (%s); this will take the network again", path, error.strerror)
+        with whole(path) as new:
+            new.write_text(json.dumps({"question": question, "answer": answer}))
+    except (OSError, EmoeError) as error:
+        log.info("not remembered (%s); this will take the network again", error)
 
 
 def recall(question: str) -> dict[str, Any] | None:

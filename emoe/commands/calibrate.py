@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from emoe.alone import alone
 from emoe.commands.options import (
     add_machine,
     add_prompts,
@@ -18,7 +19,7 @@ from emoe.commands.options import (
 )
 from emoe.commands.scored import scored
 from emoe.errors import EmoeError
-from emoe.records import RecordFile
+from emoe.records import Record, RecordFile
 from emoe.terminal import say, show
 from emoe.whole import check_place
 
@@ -47,8 +48,12 @@ def run(options: argparse.Namespace) -> int:
     if path.suffix.lower() != ".json":
         raise EmoeError(f"--out is {options.out!r}; name a file that ends in .json")
     check_place(path)
+    with alone(path):
+        return _calibrate(options, rows, path)
 
-    from emoe.pipeline import EMoE, check_batch_size
+
+def _calibrate(options: argparse.Namespace, rows: list[Record], path: Path) -> int:
+    from emoe.pipeline import SCORED, EMoE, check_batch_size
     from emoe.reference import Reference, load_reference, quantiles, save_reference
 
     if path.exists():
@@ -60,8 +65,9 @@ def run(options: argparse.Namespace) -> int:
     model = EMoE.from_toml(options.weights, device=options.device, dtype=options.dtype)
     reading = model.at_own_size(reading)
     scores.check(asdict(reading) | {"mixture": model.mixture})
+    done = scores.go_on(model.batch_size(options.batch_size, SCORED))
     values = [record["uncertainty"] for record in scores.records]
-    for records in scored(model, rows, reading, options.batch_size, done=len(values)):
+    for records in scored(model, rows, reading, options.batch_size, done):
         scores.write(records)
         values += [record["uncertainty"] for record in records]
     save_reference(Reference(sorted(values), model.mixture, reading), path)

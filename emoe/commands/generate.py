@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from emoe.alone import alone
 from emoe.commands.options import (
     add_machine,
     add_number,
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     from emoe.device import choose
     from emoe.gallery import RECORDS, check_sheets, draw_sheets, intact, make_folder, save
     from emoe.generations import Recipe
-    from emoe.pipeline import EMoE, check_batch_size
+    from emoe.pipeline import DRAWN, EMoE, check_batch_size
 
     keys = ("mode", "scheduler", "steps", "guidance", "seed", "size", "max_uncertainty", "read_out", "estimator")
     reference = reference_of(options)
@@ -80,34 +81,36 @@ def run(options: argparse.Namespace) -> int:
         check_batch_size(options.batch_size)
     weights, machine = read_weights(options.weights), choose(options.device, options.dtype)
     folder = make_folder(options.out)
-    if recipe.mode == "emoe":
-        check_sheets(folder)
-    file = RecordFile(folder / RECORDS, rows)
-    told = asdict(recipe) | {"maps": options.maps, "reference": reference.mark if reference else None}
-    file.check({key: value for key, value in told.items() if key != "size" or value})
-    model = EMoE.from_weights(weights, device=machine[0], dtype=machine[1])
-    recipe = model.at_own_size(recipe)
-    file.check({"size": recipe.size, "mixture": model.mixture, "vae": model.vae_mark})
-    file.keep(intact(folder, file.records))
-    if reference:
-        reference.check(model.mixture, recipe.reading)
+    with alone(folder / RECORDS):
+        if recipe.mode == "emoe":
+            check_sheets(folder)
+        file = RecordFile(folder / RECORDS, rows)
+        told = asdict(recipe) | {"maps": options.maps, "reference": reference.mark if reference else None}
+        file.check({key: value for key, value in told.items() if key != "size" or value})
+        model = EMoE.from_weights(weights, device=machine[0], dtype=machine[1])
+        recipe = model.at_own_size(recipe)
+        file.check({"size": recipe.size, "mixture": model.mixture, "vae": model.vae_mark})
+        file.keep(intact(folder, file.records))
+        if reference:
+            reference.check(model.mixture, recipe.reading)
 
-    records, todo = list(file.records), rows[len(file.records) :]
-    write = show_json if options.json else _Table().write
-    with tqdm(total=len(rows) * recipe.steps, unit="step", disable=not sys.stderr.isatty()) as bar:
-        bar.update(len(records) * recipe.steps)
-        watch = _on_bar(bar)
-        for generation in model.stream_images(*texts_of(todo), recipe, options.batch_size, watch):
-            record = rows[len(records)] | save(folder, len(records) + 1, generation, options.maps)
-            record |= reference.told(record["uncertainty"]) if reference else {}
-            file.write([record])
-            write([record])
-            records.append(record)
-            bar.n = len(records) * recipe.steps
-            bar.refresh()
-    if recipe.mode == "emoe":
-        names = [expert.name or f"expert {i}" for i, expert in enumerate(model.experts, start=1)]
-        draw_sheets(folder, records, names)
+        todo = rows[file.go_on(model.batch_size(options.batch_size, DRAWN)) :]
+        records = list(file.records)
+        write = show_json if options.json else _Table().write
+        with tqdm(total=len(rows) * recipe.steps, unit="step", disable=not sys.stderr.isatty()) as bar:
+            bar.update(len(records) * recipe.steps)
+            watch = _on_bar(bar)
+            for generation in model.stream_images(*texts_of(todo), recipe, options.batch_size, watch):
+                record = rows[len(records)] | save(folder, len(records) + 1, generation, options.maps)
+                record |= reference.told(record["uncertainty"]) if reference else {}
+                file.write([record])
+                write([record])
+                records.append(record)
+                bar.n = len(records) * recipe.steps
+                bar.refresh()
+        if recipe.mode == "emoe":
+            names = [expert.name or f"expert {i}" for i, expert in enumerate(model.experts, start=1)]
+            draw_sheets(folder, records, names)
     halted = sum(record["halted"] for record in records)
     say(f"{len(records) - halted} prompts drawn and {halted} halted, in {folder}")
     return HALTED if halted else 0

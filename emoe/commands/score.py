@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from emoe.alone import alone
 from emoe.commands.options import (
     add_machine,
     add_prompts,
@@ -57,16 +59,19 @@ def run(options: argparse.Namespace) -> int:
     if options.ray is not None:
         return run_with_ray(options)
     rows = rows_of(options)
-    file = RecordFile(Path(options.out), rows) if options.out is not None else None
-    done = len(file.records) if file else 0
+    path = None if options.out is None else Path(options.out)
+    with alone(path) if path else nullcontext():
+        return _score(options, rows, RecordFile(path, rows) if path else None)
 
+
+def _score(options: argparse.Namespace, rows: list[Record], file: RecordFile | None) -> int:
     reading = reading_of(options)
     reference = reference_of(options)
     if file:
         file.check({key: value for key, value in asdict(reading).items() if value is not None})
         file.check({"reference": reference.mark if reference else None})
 
-    from emoe.pipeline import EMoE, check_batch_size
+    from emoe.pipeline import SCORED, EMoE, check_batch_size
 
     if options.batch_size is not None:
         check_batch_size(options.batch_size)
@@ -74,11 +79,12 @@ def run(options: argparse.Namespace) -> int:
     reading = model.at_own_size(reading)
     if file:
         file.check(asdict(reading) | {"mixture": model.mixture})
-    if file and done == len(rows):
-        say(f"{file.path} holds all {done} scores already")
-        return 0
     if reference:
         reference.check(model.mixture, reading)
+    done = file.go_on(model.batch_size(options.batch_size, SCORED)) if file else 0
+    if done == len(rows):
+        say(f"{file.path} holds all {done} scores already")
+        return 0
     write = file.write if file else show_json if options.json else _Table().write
 
     for records in scored(model, rows, reading, options.batch_size, done):

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -14,12 +13,10 @@ from emoe.commands.options import texts_of
 from emoe.commands.scored import scored
 from emoe.gallery import RECORDS, intact, save
 from emoe.generations import Recipe
+from emoe.pipeline import DRAWN, SCORED, EMoE
 from emoe.records import Record, RecordFile
 from emoe.scores import Reading
 from emoe.study.alignment import Clip, open_drawn, open_truth, ssim
-
-if TYPE_CHECKING:
-    from emoe.pipeline import EMoE
 
 ALIGNED = 16  # images at a time before CLIP
 SEEN = 8  # prompts at a time before the baselines, which run the whole UNet for both guidance halves
@@ -29,8 +26,8 @@ def scores(model: EMoE, rows: list[Record], reading: Reading, batch_size: int | 
     """As `emoe score --out` writes them."""
     file = RecordFile(path, rows)
     file.check(asdict(reading) | {"mixture": model.mixture})
-    _keep_whole_batches(file, batch_size or 1)
-    for records in scored(model, rows, reading, batch_size, done=len(file.records)):
+    done = file.go_on(model.batch_size(batch_size, SCORED))
+    for records in scored(model, rows, reading, batch_size, done):
         file.write(records)
     return RecordFile(path, rows).records
 
@@ -40,8 +37,7 @@ def images(model: EMoE, rows: list[Record], recipe: Recipe, batch_size: int | No
     file = RecordFile(folder / RECORDS, rows)
     file.check(asdict(recipe) | {"mixture": model.mixture, "vae": model.vae_mark})
     file.keep(intact(folder, file.records))
-    _keep_whole_batches(file, batch_size or 1)
-    done = len(file.records)
+    done = file.go_on(model.batch_size(batch_size, DRAWN))
     with tqdm(total=len(rows), initial=done, desc="images", unit="image", disable=not sys.stderr.isatty()) as bar:
         for number, generation in enumerate(model.stream_images(*texts_of(rows[done:]), recipe, batch_size), done):
             file.write([rows[number] | save(folder, number + 1, generation)])
@@ -105,19 +101,13 @@ def _stage(
     """Records of all rows. compute(number of the first, some rows): what is to be kept of each."""
     file = RecordFile(path, rows)
     file.check(told)
-    _keep_whole_batches(file, batch_size)
-    done = len(file.records)
+    done = file.go_on(batch_size)
     with tqdm(total=len(rows), initial=done, desc=name, unit="prompt", disable=not sys.stderr.isatty()) as bar:
         for start in range(done, len(rows), batch_size):
             some = rows[start : start + batch_size]
             file.write([row | kept | told for row, kept in zip(some, compute(start, some), strict=True)])
             bar.update(len(some))
     return RecordFile(path, rows).records
-
-
-def _keep_whole_batches(file: RecordFile, size: int) -> None:
-    """The last digits hang on a prompt's neighbours, so that a run that goes on has the same ones."""
-    file.keep(len(file.records) // size * size if file.records else 0)
 
 
 def joined(stages: Sequence[Sequence[Record]]) -> list[Record]:

@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from emoe.alone import alone
 from emoe.commands.options import add_machine, add_prompts, add_reading, add_weights, be_verbose, reading_of, rows_of
 from emoe.errors import EmoeError
 from emoe.prompts import check_text
-from emoe.records import RecordFile
+from emoe.records import Record, RecordFile
 from emoe.terminal import say
 from emoe.whole import check_place
 
@@ -60,8 +61,7 @@ def run(options: argparse.Namespace) -> int:
     if options.template is None:
         rows = rows_of(options)
     try:
-        from emoe.study import ablations, alignment, templates
-        from emoe.study.paper import Studied, write_report
+        from emoe.study import ablations, paper, templates  # noqa: F401
     except ModuleNotFoundError as error:
         raise EmoeError(f"emoe study needs {error.name}; pip install 'emoe[study]'") from error
     if options.template is not None:
@@ -70,12 +70,19 @@ def run(options: argparse.Namespace) -> int:
     folder = Path(options.out)
     asks = {"images": options.images, "seeds": options.template is not None, "ablations": bool(asked)}
     _make(folder, "tables", *(name for name, needed in asks.items() if needed))
+    with alone(folder / "scores.jsonl"):
+        return _study(options, rows, asked, folder)
+
+
+def _study(options: argparse.Namespace, rows: list[Record], asked: list[str], folder: Path) -> int:
     _ = RecordFile(folder / "scores.jsonl", rows)
 
     from emoe.commands import stages
     from emoe.generations import Recipe
     from emoe.pipeline import EMoE, check_batch_size
     from emoe.scoring import check_not_empty
+    from emoe.study import ablations, alignment
+    from emoe.study.paper import Studied, write_report
 
     if options.batch_size is not None:
         check_batch_size(options.batch_size)

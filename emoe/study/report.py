@@ -76,7 +76,8 @@ class Report:
                     lines += [_line([_cell(value).replace("|", "\\|") for value in row]) for row in block.cells]
                     lines.append("")
                 case Plot(name, picture, told):
-                    (folder / f"{stem}-{name}.png").write_bytes(_png(picture))
+                    with whole(folder / f"{stem}-{name}.png") as new:
+                        new.write_bytes(_png(picture))
                     lines += [f"![{told}]({stem}-{name}.png)", ""]
         path = folder / f"{stem}.md"
         with whole(path) as new:

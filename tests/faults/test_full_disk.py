@@ -1,0 +1,106 @@
+"""A disk that fills: one line, nothing in halves, and the run goes on once there is room."""
+
+from __future__ import annotations
+
+import json
+import resource
+from pathlib import Path
+
+import pytest
+from disks import disk  # noqa: F401 (a fixture)
+from PIL import Image
+from processes import SMALL, WORK, contents, emoe, locked, one_line, undisturbed
+
+from emoe.config import SHIPPED
+
+pytestmark = pytest.mark.faults
+
+ROOM = {"score": 4096, "calibrate": 4096, "generate": 120_000, "study": 60_000}  # bytes; not enough by far
+
+
+def whole(folder: Path) -> None:
+    """Every file that is there can be read to its end."""
+    assert not locked(folder)
+    assert not list(folder.rglob("*.part"))
+    for path in folder.rglob("*.jsonl"):
+        assert path.read_bytes()[-1:] in (b"", b"\n"), path
+        _ = [json.loads(line) for line in path.read_text().splitlines()]
+    for path in folder.rglob("*.png"):
+        with Image.open(path) as image:
+            image.load()
+
+
+@pytest.mark.parametrize("command", WORK)
+def test_a_disk_that_fills(command, disk):  # noqa: F811
+    disk.leave(ROOM[command])
+    one_line(emoe(*WORK[command], out=disk.folder), "No space left on device")
+    assert contents(disk.folder)  # it had begun
+    whole(disk.folder)
+    disk.make_room()
+    assert emoe(*WORK[command], out=disk.folder)[0] == 0
+    assert contents(disk.folder) == undisturbed(command)
+
+
+def test_a_report_that_does_not_fit(disk):  # noqa: F811
+    """All that was computed is there, and what is written of it has no room."""
+    for name, data in undisturbed("study").items():
+        if "report" not in name and "tables" not in name:
+            path = disk.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    disk.leave(8192)
+    one_line(emoe(*WORK["study"], out=disk.folder), "cannot write", "report", "No space left on device")
+    whole(disk.folder)
+    disk.make_room()
+    assert emoe(*WORK["study"], out=disk.folder)[0] == 0
+    assert contents(disk.folder) == undisturbed("study")
+
+
+@pytest.fixture(scope="module")
+def toml(tmp_path_factory) -> Path:
+    """The miniature where files may be written beside it: the gate vectors that a build captures."""
+    shipped = SHIPPED["miniature"]
+    path = tmp_path_factory.mktemp("weights") / "weights.toml"
+    text = shipped.read_text().replace('"style/', f'"{shipped.parent}/style/')
+    path.write_text(text.replace('"base"', f'"{shipped.parent}/base"'))
+    return path
+
+
+def test_a_mixture_that_does_not_fit(toml, disk):  # noqa: F811
+    build = ("build", "--weights", str(toml), "--out", str(disk.folder / "built"))
+    for room in (1 << 20, 100_000, 0):  # in the UNet's file, in the tokenizer's or a config, at the first
+        disk.leave(room)
+        found = emoe(*build)
+        assert found[0] == 2, found
+        assert "No space left on device" in found[2].splitlines()[-1]
+        assert list(disk.folder.iterdir()) == []
+    disk.make_room()
+    assert emoe(*build)[0] == 0
+    code, _, err = emoe("inspect", str(disk.folder / "built"))
+    assert code == 0, err
+
+
+def limited(size: int) -> dict:
+    """Of a process whose files may not grow beyond so many bytes: a full disk where no disk can be mounted."""
+    return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))}
+
+
+@pytest.mark.parametrize(("command", "size"), [("score", 2000), ("generate", 2000)])
+def test_files_that_may_not_grow(command, size, tmp_path):
+    one_line(emoe(*WORK[command], out=tmp_path, **limited(size)), "File too large")
+    whole(tmp_path)
+    assert emoe(*WORK[command], out=tmp_path)[0] == 0
+    assert contents(tmp_path) == undisturbed(command)
+
+
+def test_results_on_a_full_standard_output():
+    with open("/dev/full", "w") as full:
+        process = emoe("score", "a red bus", *SMALL, stdout=full)
+    one_line(process, "standard output: No space left on device")
+
+
+@pytest.mark.parametrize("command", WORK)
+def test_a_place_that_is_read_only(command, disk):  # noqa: F811
+    """Said before anything is loaded: in the time of a start."""
+    disk.protect()
+    one_line(emoe(*WORK[command], out=disk.folder), "Read-only file system")

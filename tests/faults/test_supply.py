@@ -1,0 +1,153 @@
+"""Downloads that are killed, meet a full disk, or are wanted by two processes at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from civitai_world import World, version
+from disks import disk  # noqa: F401 (a fixture)
+from processes import emoe, ended, one_line, start, wait_for
+from server import Answer, Request, Site, hub, serve
+from test_full_disk import limited
+
+pytestmark = pytest.mark.faults
+
+REPO = "some-one/a_model.v1"
+NAME = "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def data(weights) -> bytes:
+    """An expert."""
+    return (Path(weights).parent / "expert_2.safetensors").read_bytes()
+
+
+class Held:
+    """A source whose first transfer waits halfway for `go`."""
+
+    def __init__(self, source: str, environment: dict[str, str], transfers, asked):
+        self.source, self.environment, self.transfers, self.asked = source, environment, transfers, asked
+        self.go = threading.Event()
+
+    def inspect(self):
+        return start("inspect", self.source, env=self.environment)
+
+
+@pytest.fixture(params=["civitai", "hub"])
+def held(request, world: World, data, tmp_path) -> Iterator[Held]:
+    if request.param == "civitai":
+        world.data, world.metadata = data, version(data)
+        site, storage = world.site, world.storage
+        made = Held(
+            "civitai:128713", {}, lambda: storage.requests, lambda: sum("versions" in r.path for r in site.requests)
+        )
+        plain = storage.answer
+
+        def answer(request: Request) -> Answer:
+            found = plain(request)
+            found.hold = made.go
+            return found
+
+        storage.answer = answer
+        yield made
+    else:
+        plain = hub({REPO: {NAME: data}})
+
+        def answer(request: Request) -> Answer:
+            found = plain(request)
+            found.hold = made.go if request.method == "GET" and "/resolve/" in request.path else None
+            return found
+
+        with serve(answer) as site:
+            environment = {"HF_ENDPOINT": site.url, "HF_TOKEN": ""}
+            made = Held(REPO, environment, lambda: gets(site), lambda: sum("/api/" in r.path for r in site.requests))
+            yield made
+    made.go.set()
+
+
+def gets(site: Site) -> list[Request]:
+    return [r for r in site.requests if r.method == "GET" and "/resolve/" in r.path]
+
+
+def stored(folder: Path, data: bytes) -> list[Path]:
+    """Files of a cache that hold something of the download, whole or not."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink() and path.stat().st_size]
+    return [path for path in files if data.startswith(path.read_bytes()[:9999])]
+
+
+def test_two_at_once(held, data, tmp_path):
+    """One transfer, which both wait for."""
+    processes = [held.inspect(), held.inspect()]
+    wait_for(lambda: held.asked() == 2 and held.transfers(), processes[0])
+    held.go.set()
+    for code, out, err in map(ended, processes):
+        assert (code, err) == (0, "")
+        assert "usable" in out
+    assert len(held.transfers()) == 1
+    assert [path.read_bytes() for path in stored(tmp_path, data)] == [data]
+
+
+def test_a_killed_download_goes_on(held, data, tmp_path):
+    process = held.inspect()
+    wait_for(lambda: sum(p.stat().st_size for p in stored(tmp_path, data)) >= len(data) // 4, process)
+    process.kill()
+    ended(process)
+    halves = stored(tmp_path, data)
+    assert all(path.suffix in (".part", ".incomplete") for path in halves)  # nothing by the name of a whole file
+    held.go.set()
+    code, _, err = ended(held.inspect())
+    assert (code, err) == (0, "")
+    assert [path.read_bytes() for path in stored(tmp_path, data)] == [data]
+    ranges = [request.headers.get("range") for request in held.transfers()]
+    assert ranges[0] is None
+    assert int(ranges[1].removeprefix("bytes=").removesuffix("-")) >= len(data) // 4
+
+
+def test_a_download_that_does_not_fit(world, data, disk, monkeypatch):  # noqa: F811
+    """Said before it begins."""
+    world.data, world.metadata = data, version(data)
+    monkeypatch.setenv("EMOE_CACHE", str(disk.folder / "cache"))
+    disk.leave(len(data) // 2)
+    one_line(emoe("inspect", "civitai:128713"), "GB free, the download needs")
+    assert not world.storage.requests
+    disk.make_room()
+    assert emoe("inspect", "civitai:128713")[0] == 0
+
+
+def test_a_disk_that_fills_meanwhile(world, data, tmp_path):
+    """What has arrived stays, and the next run fetches the rest."""
+    world.data, world.metadata = data, version(data)
+    one_line(emoe("inspect", "civitai:128713", **limited(len(data) // 2)), "cannot store", "File too large")
+    assert [path.suffix for path in stored(tmp_path, data)] == [".part"]
+    assert emoe("inspect", "civitai:128713")[0] == 0
+    assert "range" in world.storage.requests[-1].headers
+    assert [path.read_bytes() for path in stored(tmp_path, data)] == [data]
+
+
+def test_the_hubs_cache_on_a_disk_that_fills(data, disk, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("HF_HOME", str(disk.folder))
+    disk.leave(len(data) // 2)
+    with serve(hub({REPO: {NAME: data}})) as site:
+        environment = {"HF_ENDPOINT": site.url, "HF_TOKEN": ""}
+        code, _, err = emoe("inspect", REPO, env=environment)
+        assert code == 2, err
+        assert "No space left on device" in err.splitlines()[-1]
+        assert all(path.suffix == ".incomplete" for path in stored(disk.folder, data))
+        disk.make_room()
+        assert emoe("inspect", REPO, env=environment)[0] == 0
+
+
+def test_a_read_only_cache(world, data, disk, monkeypatch):  # noqa: F811
+    """What it holds is used; what it lacks is one line."""
+    world.data, world.metadata = data, version(data)
+    monkeypatch.setenv("EMOE_CACHE", str(disk.folder / "cache"))
+    disk.protect()
+    one_line(emoe("inspect", "civitai:128713"), "cannot store", "Read-only file system")
+    disk.make_room()
+    assert emoe("inspect", "civitai:128713")[0] == 0
+    disk.protect()
+    assert emoe("inspect", "civitai:128713")[0] == 0
+    assert len(world.storage.requests) == 1

@@ -1,0 +1,160 @@
+"""Tokens go to the host that they are for, and nowhere else: no log, record, picture, report or cache holds one."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from civitai_world import World, version
+from conftest import commands
+from processes import PROMPTS, emoe
+from server import Answer, Site, hub, serve
+
+from emoe.__main__ import main
+
+pytestmark = pytest.mark.faults
+
+SECRET = "S3cr3tW0rd"
+REPO = "some-one/a_model.v1"
+LOGGERS = ("urllib3", "requests", "huggingface_hub", "httpx", "httpx2", "filelock")
+
+
+@pytest.fixture
+def hub_site(world, monkeypatch):
+    """Both sites, and tokens for both."""
+    with serve(lambda request: Answer.json({}, 404)) as site:
+        monkeypatch.setenv("HF_ENDPOINT", site.url)
+        monkeypatch.setenv("HF_TOKEN", f"hf_{SECRET}")
+        monkeypatch.setenv("CIVITAI_TOKEN", f"civitai{SECRET}")
+        monkeypatch.setenv("EMOE_DEBUG", "1")
+        yield site
+
+
+def toml(folder: Path, weights: str) -> str:
+    """A mixture of all three kinds of sources, one of them with a token of its own."""
+    base, path = Path(weights).parent / "expert_1.safetensors", folder / "weights.toml"
+    link = f"https://user:{SECRET}@civitai.com/api/download/models/128713?token={SECRET}"
+    tables = [f'[[expert]]\nsource = "{s}"\npositive = "{s[:4]}"\nnegative = ""\n' for s in (str(base), link, REPO)]
+    path.write_text(f'base = "{base}"\n' + "".join(tables))
+    return str(path)
+
+
+def test_in_nothing_that_is_written(hub_site: Site, world: World, weights, tmp_path):
+    """With every command, and everything that libraries can be made to say by way of emoe."""
+    data = (Path(weights).parent / "expert_2.safetensors").read_bytes()
+    world.data, world.metadata = data, version(data)
+    hub_site.answer = hub({REPO: {"model.safetensors": data}})
+    out = tmp_path / "out"
+    out.mkdir()
+    reading = ["--weights", toml(tmp_path, weights), "--size", "64", "--verbose"]
+    drawn = [*reading, "--steps", "1", "--out"]
+    said = []
+    for arguments in (
+        ["score", *PROMPTS[:2], *reading, "--out", str(out / "scores.jsonl")],
+        ["calibrate", *PROMPTS[:2], *reading, "--out", str(out / "reference.json")],
+        ["generate", PROMPTS[0], *drawn, str(out / "drawn")],
+        ["study", *PROMPTS[:2], *drawn, str(out / "studied")],
+        ["explain", PROMPTS[0], *reading, "--seeds", "2"],
+        ["inspect", REPO],
+    ):
+        code, stdout, err = emoe(*arguments)
+        assert code == 0, err
+        said.append(stdout + err)
+    assert f"Bearer civitai{SECRET}" in {r.headers.get("authorization") for r in world.site.requests}
+    assert f"Bearer hf_{SECRET}" in {r.headers.get("authorization") for r in hub_site.requests}
+    assert not any(SECRET in text for text in said)
+    files = [p for folder in (out, tmp_path / "cache", tmp_path / "hub") for p in folder.rglob("*") if p.is_file()]
+    assert {p.suffix for p in files} >= {".jsonl", ".json", ".png", ".html", ".safetensors"}
+    assert [p for p in files if SECRET.encode() in p.read_bytes() or SECRET in p.name] == []
+
+
+def test_a_mixture_that_is_written(world, weights, tmp_path, monkeypatch):
+    """The sources of its experts are on record in its config, without what they carry."""
+    from emoe.checkpoint.source import plain
+
+    link = f"https://user:{SECRET}@civitai.com/api/download/models/128713?token={SECRET}#{SECRET}"
+    assert SECRET not in plain(link)
+    assert plain(link).startswith("https://civitai.com/api/download/models/128713")
+
+
+FAILURES = {str(status): lambda _, status=status: Answer.json({"error": SECRET}, status) for status in
+            (400, 401, 403, 404, 410, 429, 451, 500, 503)}  # fmt: skip
+FAILURES |= {
+    "a web page": lambda _: Answer(200, b"<html>", {"Content-Type": "text/html"}),
+    "no JSON": lambda _: Answer(200, b"{"),
+    "a connection that is cut": lambda _: Answer(200, b"{" * 9999, cut=5),
+    "a redirect to nowhere": lambda _: Answer(307, headers={"Location": f"http://127.0.0.1:9/x?sig={SECRET}"}),
+    "a redirect in a circle": lambda r: Answer(307, headers={"Location": f"{r.path}?sig={SECRET}"}),
+}
+
+
+@pytest.fixture
+def loud(monkeypatch):
+    """Tracebacks are asked for; emoe leaves the loggers of libraries as they are."""
+    before = {name: (logging.getLogger(name).level, list(logging.getLogger(name).handlers)) for name in LOGGERS}
+    yield
+    assert before == {name: (logging.getLogger(name).level, list(logging.getLogger(name).handlers)) for name in LOGGERS}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_in_no_error_of_civitais(hub_site, world, loud, capfd, monkeypatch, tmp_path, case):
+    """Of its metadata, and of its storage."""
+    ask = world.site.answer
+    for asked in ("/api/v1", "/api/download"):
+        world.site.answer = lambda r, asked=asked: FAILURES[case](r) if r.path.startswith(asked) else ask(r)
+        for arguments in commands(tmp_path, f"https://civitai.com/models/4384?modelVersionId=128713&token={SECRET}"):
+            quiet(main([*arguments, *(["--verbose"] if arguments[0] == "score" else [])]), capfd)
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_in_no_error_of_the_hubs(hub_site, capfd, case, tmp_path):
+    """As processes: the library reads its settings when it is imported."""
+    hub_site.answer = FAILURES[case]
+    code, out, err = emoe("inspect", REPO)
+    assert code == 2, err
+    assert "Traceback" in err
+    assert SECRET not in out + err
+
+
+ADDRESSES = [
+    "https://user:{}@civitai.com/api/download/models/x?token={}",
+    "https://huggingface.co/a/b/resolve/main/c.ckpt?token={}",
+    "https://user:{}@[::1/x",
+    "https://user:{}@civit\u2100ai.com/models/1",
+    "https://{}@example.com:99999/x#{}",
+    "http://example.com/x?{}",
+    "civitai:{}?token={}",
+]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_in_no_error_about_an_address(hub_site, loud, capfd, monkeypatch, tmp_path, address):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    source = address.replace("{}", SECRET)
+    for arguments in commands(tmp_path, source):
+        quiet(main(arguments), capfd)
+
+
+ODD = [f"civitai{SECRET}…", f"civitai\x01{SECRET}", f"civitai{SECRET}\ninjected: yes", f" {SECRET}\x7f", f'"{SECRET}"']
+
+
+@pytest.mark.parametrize("token", ODD)
+def test_in_no_error_about_a_token(hub_site, world, loud, capfd, monkeypatch, tmp_path, token):
+    """That no header can hold: libraries quote it."""
+    monkeypatch.setenv("CIVITAI_TOKEN", token)
+    monkeypatch.setenv("HF_TOKEN", token)
+    world.site.answer = lambda _: Answer.json({}, 401)
+    quiet(main(["inspect", "civitai:128713"]), capfd)
+    for source in (REPO, "civitai:128713"):
+        code, out, err = emoe("inspect", source)
+        assert code == 2, err
+        assert SECRET not in out + err
+
+
+def quiet(code: int, capfd: pytest.CaptureFixture) -> None:
+    """It failed, said so at length, and gave nothing away."""
+    out, err = capfd.readouterr()
+    assert code == 2, err
+    assert "Traceback" in err
+    assert SECRET not in out + err
