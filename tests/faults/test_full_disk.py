@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from disks import disk  # noqa: F401 (a fixture)
 from PIL import Image
-from processes import SMALL, WORK, contents, emoe, locked, one_line, undisturbed
+from processes import SMALL, WORK, contents, emoe, locked, one_line, undisturbed, work
 
 from emoe.config import SHIPPED
 
@@ -31,17 +31,17 @@ def whole(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("command", WORK)
-def test_a_disk_that_fills(command, disk):  # noqa: F811
+def test_a_disk_that_fills(command, run, disk):  # noqa: F811
     disk.leave(ROOM[command])
-    one_line(emoe(*WORK[command], out=disk.folder), "No space left on device")
+    one_line(run(*work(command, disk.folder)), "No space left on device")
     assert contents(disk.folder)  # it had begun
     whole(disk.folder)
     disk.make_room()
-    assert emoe(*WORK[command], out=disk.folder)[0] == 0
+    assert run(*work(command, disk.folder))[0] == 0
     assert contents(disk.folder) == undisturbed(command)
 
 
-def test_a_report_that_does_not_fit(disk):  # noqa: F811
+def test_a_report_that_does_not_fit(run, disk):  # noqa: F811
     """All that was computed is there, and what is written of it has no room."""
     for name, data in undisturbed("study").items():
         if "report" not in name and "tables" not in name:
@@ -49,10 +49,10 @@ def test_a_report_that_does_not_fit(disk):  # noqa: F811
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
     disk.leave(8192)
-    one_line(emoe(*WORK["study"], out=disk.folder), "cannot write", "report", "No space left on device")
+    one_line(run(*work("study", disk.folder)), "cannot write", "report", "No space left on device")
     whole(disk.folder)
     disk.make_room()
-    assert emoe(*WORK["study"], out=disk.folder)[0] == 0
+    assert run(*work("study", disk.folder))[0] == 0
     assert contents(disk.folder) == undisturbed("study")
 
 
@@ -66,17 +66,17 @@ def toml(tmp_path_factory) -> Path:
     return path
 
 
-def test_a_mixture_that_does_not_fit(toml, disk):  # noqa: F811
+def test_a_mixture_that_does_not_fit(toml, run, disk):  # noqa: F811
     build = ("build", "--weights", str(toml), "--out", str(disk.folder / "built"))
     for room in (1 << 20, 100_000, 0):  # in the UNet's file, in the tokenizer's or a config, at the first
         disk.leave(room)
-        found = emoe(*build)
+        found = run(*build)
         assert found[0] == 2, found
         assert "No space left on device" in found[2].splitlines()[-1]
         assert list(disk.folder.iterdir()) == []
     disk.make_room()
-    assert emoe(*build)[0] == 0
-    code, _, err = emoe("inspect", str(disk.folder / "built"))
+    assert run(*build)[0] == 0
+    code, _, err = run("inspect", str(disk.folder / "built"))
     assert code == 0, err
 
 
@@ -86,10 +86,10 @@ def limited(size: int) -> dict:
 
 
 @pytest.mark.parametrize(("command", "size"), [("score", 2000), ("generate", 2000)])
-def test_files_that_may_not_grow(command, size, tmp_path):
-    one_line(emoe(*WORK[command], out=tmp_path, **limited(size)), "File too large")
+def test_files_that_may_not_grow(command, size, run, tmp_path):
+    one_line(emoe(*work(command, tmp_path), **limited(size)), "File too large")
     whole(tmp_path)
-    assert emoe(*WORK[command], out=tmp_path)[0] == 0
+    assert run(*work(command, tmp_path))[0] == 0
     assert contents(tmp_path) == undisturbed(command)
 
 
@@ -100,7 +100,8 @@ def test_results_on_a_full_standard_output():
 
 
 @pytest.mark.parametrize("command", WORK)
-def test_a_place_that_is_read_only(command, disk):  # noqa: F811
-    """Said before anything is loaded: in the time of a start."""
+def test_a_place_that_is_read_only(command, run, monkeypatch, disk):  # noqa: F811
+    """Said before anything is loaded."""
+    monkeypatch.setattr("emoe.assemble.assemble", None)
     disk.protect()
-    one_line(emoe(*WORK[command], out=disk.folder), "Read-only file system")
+    one_line(run(*work(command, disk.folder)), "Read-only file system")

@@ -54,12 +54,12 @@ FORMATS = {".txt": write_txt, ".csv": write_csv, ".jsonl": write_jsonl, ".parque
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_scored_as_given(suffix, tmp_path):
+def test_scored_as_given(suffix, run, tmp_path):
     path, out = tmp_path / f"list{suffix}", tmp_path / "scores.jsonl"
     given = [prompt.strip() if suffix == ".txt" else prompt for prompt in ODD.values()]
     FORMATS[suffix](path, given)
     expected = [prompt for prompt in given if prompt]
-    code, stdout, err = emoe("score", "--prompts", str(path), *SMALL, "--out", str(out))
+    code, stdout, err = run("score", "--prompts", str(path), *SMALL, "--out", str(out))
     assert (code, stdout) == (0, ""), err
     records = [json.loads(line) for line in out.read_bytes().splitlines()]
     assert [record["prompt"] for record in records] == expected
@@ -69,10 +69,10 @@ def test_scored_as_given(suffix, tmp_path):
     assert not any(ord(c) < 32 and c != "\n" for c in err)
 
 
-def test_in_a_table_and_in_file_names(tmp_path):
+def test_in_a_table_and_in_file_names(run, tmp_path):
     """What a terminal would obey is spelled out; names of images are legal."""
     prompts = [prompt for prompt in ODD.values() if "\0" not in prompt and len(prompt.encode()) < 120_000]
-    code, out, _ = emoe("score", *prompts, *SMALL)
+    code, out, _ = run("score", *prompts, *SMALL)
     assert code == 0
     assert len(out.splitlines()) == 1 + len(prompts)
     assert all(c.isprintable() for c in out.replace("\n", ""))
@@ -109,13 +109,13 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_one_line(name, tmp_path):
+def test_one_line(name, run, tmp_path):
     path, (content, sentence) = tmp_path / name, BAD[name]
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
         content(path)
-    one_line(emoe("score", "--prompts", str(path), *SMALL, "--out", str(tmp_path / "scores.jsonl")), name, sentence)
+    one_line(run("score", "--prompts", str(path), *SMALL, "--out", str(tmp_path / "scores.jsonl")), name, sentence)
     assert not (tmp_path / "scores.jsonl").exists()
 
 
@@ -127,14 +127,14 @@ def test_bytes_on_the_command_line(command, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ten_thousand_lines_of_emoji(tmp_path):
+def test_ten_thousand_lines_of_emoji(run, tmp_path):
     """As one prompt of so many lines, and as so many prompts, of which a run that is killed has scored some."""
     lines = [chr(0x1F300 + i % 700) * (1 + i % 5) + str(i) for i in range(10_000)]
     (tmp_path / "one.jsonl").write_text(json.dumps({"prompt": "\n".join(lines)}))
     one, many = tmp_path / "one-scored.jsonl", tmp_path / "many-scored.jsonl"
-    assert emoe("score", "--prompts", str(tmp_path / "one.jsonl"), *SMALL, "--out", str(one))[0] == 0
+    assert run("score", "--prompts", str(tmp_path / "one.jsonl"), *SMALL, "--out", str(one))[0] == 0
     assert json.loads(one.read_bytes())["prompt"] == "\n".join(lines)
     (tmp_path / "many.txt").write_text("\n".join(lines))
     batch = ("--batch-size", "250")
-    assert emoe("score", "--prompts", str(tmp_path / "many.txt"), *SMALL, *batch, "--out", str(many))[0] == 0
+    assert run("score", "--prompts", str(tmp_path / "many.txt"), *SMALL, *batch, "--out", str(many))[0] == 0
     assert [json.loads(line)["prompt"] for line in many.read_bytes().splitlines()] == lines

@@ -106,23 +106,23 @@ def test_a_killed_download_goes_on(held, data, tmp_path):
     assert int(ranges[1].removeprefix("bytes=").removesuffix("-")) >= len(data) // 4
 
 
-def test_a_download_that_does_not_fit(world, data, disk, monkeypatch):  # noqa: F811
+def test_a_download_that_does_not_fit(run, world, data, disk, monkeypatch):  # noqa: F811
     """Said before it begins."""
     world.data, world.metadata = data, version(data)
     monkeypatch.setenv("EMOE_CACHE", str(disk.folder / "cache"))
     disk.leave(len(data) // 2)
-    one_line(emoe("inspect", "civitai:128713"), "GB free, the download needs")
+    one_line(run("inspect", "civitai:128713"), "GB free, the download needs")
     assert not world.storage.requests
     disk.make_room()
-    assert emoe("inspect", "civitai:128713")[0] == 0
+    assert run("inspect", "civitai:128713")[0] == 0
 
 
-def test_a_disk_that_fills_meanwhile(world, data, tmp_path):
+def test_a_disk_that_fills_meanwhile(run, world, data, tmp_path):
     """What has arrived stays, and the next run fetches the rest."""
     world.data, world.metadata = data, version(data)
     one_line(emoe("inspect", "civitai:128713", **limited(len(data) // 2)), "cannot store", "File too large")
     assert [path.suffix for path in stored(tmp_path, data)] == [".part"]
-    assert emoe("inspect", "civitai:128713")[0] == 0
+    assert run("inspect", "civitai:128713")[0] == 0
     assert "range" in world.storage.requests[-1].headers
     assert [path.read_bytes() for path in stored(tmp_path, data)] == [data]
 
@@ -140,14 +140,14 @@ def test_the_hubs_cache_on_a_disk_that_fills(data, disk, monkeypatch):  # noqa: 
         assert emoe("inspect", REPO, env=environment)[0] == 0
 
 
-def test_a_read_only_cache(world, data, disk, monkeypatch):  # noqa: F811
+def test_a_read_only_cache(run, world, data, disk, monkeypatch):  # noqa: F811
     """What it holds is used; what it lacks is one line."""
     world.data, world.metadata = data, version(data)
     monkeypatch.setenv("EMOE_CACHE", str(disk.folder / "cache"))
     disk.protect()
-    one_line(emoe("inspect", "civitai:128713"), "cannot store", "Read-only file system")
+    one_line(run("inspect", "civitai:128713"), "cannot store", "Read-only file system")
     disk.make_room()
-    assert emoe("inspect", "civitai:128713")[0] == 0
+    assert run("inspect", "civitai:128713")[0] == 0
     disk.protect()
-    assert emoe("inspect", "civitai:128713")[0] == 0
+    assert run("inspect", "civitai:128713")[0] == 0
     assert len(world.storage.requests) == 1

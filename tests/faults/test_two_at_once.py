@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
-from processes import WORK, contents, emoe, ended, locked, one_line, start, undisturbed, wait_for
+from processes import contents, emoe, ended, locked, one_line, start, undisturbed, wait_for, work
 
 from emoe.alone import alone
 from emoe.errors import EmoeError
@@ -14,11 +14,11 @@ pytestmark = pytest.mark.faults
 
 
 def test_the_second_is_told(tmp_path):
-    """And the first one's records are as if nothing had been; a third, after a kill, goes on."""
-    first = start(*WORK["score"], out=tmp_path)
+    """And the first one's records are as if nothing had been."""
+    first = start(*work("score", tmp_path))
     wait_for(lambda: locked(tmp_path), first)
     first.send_signal(signal.SIGSTOP)  # however fast it is
-    one_line(emoe(*WORK["score"], out=tmp_path), "another emoe is writing", "scores.jsonl", "name another --out")
+    one_line(emoe(*work("score", tmp_path)), "another emoe is writing", "scores.jsonl", "name another --out")
     first.send_signal(signal.SIGCONT)
     assert ended(first)[0] == 0
     assert contents(tmp_path) == undisturbed("score")
@@ -38,13 +38,13 @@ def test_every_command_that_goes_on_asks(command, run, tmp_path):
     place = tmp_path / PLACES[command]
     place.parent.mkdir(exist_ok=True)
     with alone(place):
-        code, out, err = run(*(argument.replace("{out}", str(tmp_path)) for argument in WORK[command]))
+        code, out, err = run(*work(command, tmp_path))
     one_line((code, out, err), "another emoe is writing")
     assert not locked(tmp_path)
 
 
 def test_a_killed_process_holds_nothing(tmp_path):
-    process = start(*WORK["score"], out=tmp_path)
+    process = start(*work("score", tmp_path))
     wait_for(lambda: locked(tmp_path), process)
     process.kill()
     ended(process)

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from processes import PROMPTS, emoe, lines, one_line
+from processes import PROMPTS, lines, one_line
 
 from emoe.config import SHIPPED
 
@@ -24,17 +24,17 @@ def toml(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("what", ["style.toml", "style/flat.safetensors", "base/unet", "base/text_encoder", "base"])
-def test_weights_that_vanish_between_two_runs(toml, tmp_path, what):
+def test_weights_that_vanish_between_two_runs(toml, run, tmp_path, what):
     """One line that names them; what was scored stays, and the run goes on when they are back."""
     work = ["score", *PROMPTS[:4], "--weights", str(toml), "--size", "64", "--out", str(tmp_path / "scores.jsonl")]
     half = [*work[:3], *work[5:]]
-    assert emoe(*half)[0] == 0
+    assert run(*half)[0] == 0
     before = (tmp_path / "scores.jsonl").read_bytes()
     place = toml.parent / what
     place.rename(tmp_path / "away")
-    one_line(emoe(*work), Path(what).name.partition(".")[0])
+    one_line(run(*work), Path(what).name.partition(".")[0])
     assert (tmp_path / "scores.jsonl").read_bytes() == before
     (tmp_path / "away").rename(place)
-    assert emoe(*work)[0] == 0
+    assert run(*work)[0] == 0
     assert lines(tmp_path) == 4
     assert (tmp_path / "scores.jsonl").read_bytes().startswith(before)
