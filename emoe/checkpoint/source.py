@@ -107,8 +107,8 @@ def _civitai_id(text: str) -> Civitai:
 def _address(text: str, revision: str | None) -> Source:
     try:
         url = urlsplit(text)
-    except ValueError as error:
-        raise EmoeError(f"source {plain(text)} is no address; copy it from the page again") from error
+    except ValueError:  # whose message quotes the address, login and all
+        raise EmoeError(f"source {plain(text)} is no address; copy it from the page again") from None
     host = (url.hostname or "").removeprefix("www.")
     query = dict(parse_qsl(url.query))
     if host in CIVITAI_HOSTS:

@@ -25,11 +25,8 @@ def test_killed_again_and_again(command, run, tmp_path):
     expected = undisturbed(command)
     for _ in range(KILLS[command]):
         process = start(*work(command, tmp_path))
-        before, more, later = (
-            lines(tmp_path),
-            chance.randrange(RECORDS[command] // KILLS[command]),
-            chance.uniform(0, 0.1),
-        )
+        before, later = lines(tmp_path), chance.uniform(0, 0.1)
+        more = chance.randrange(RECORDS[command] // KILLS[command])
         wait_for(lambda: locked(tmp_path), process)
         wait_for(lambda goal=before + more: lines(tmp_path) >= goal, process)
         time.sleep(later)  # the moment itself is what is random

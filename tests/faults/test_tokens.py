@@ -118,7 +118,7 @@ ADDRESSES = [
     "https://user:{}@civit\u2100ai.com/models/1",
     "https://{}@example.com:99999/x#{}",
     "http://example.com/x?{}",
-    "civitai:{}?token={}",
+    "civitai:x?token={}",
 ]
 
 

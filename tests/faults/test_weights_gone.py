@@ -23,7 +23,16 @@ def toml(tmp_path) -> Path:
     return Path(shutil.copy(shipped, folder))
 
 
-@pytest.mark.parametrize("what", ["style.toml", "style/flat.safetensors", "base/unet", "base/text_encoder", "base"])
+GONE = {
+    "style.toml": "there is no",
+    "style/flat.safetensors": "expert 1 (flat): there is no file or folder",
+    "base/unet": "base: base is a folder without a UNet",
+    "base/text_encoder": "text encoder",
+    "base": "base: there is no file or folder",
+}
+
+
+@pytest.mark.parametrize("what", GONE)
 def test_weights_that_vanish_between_two_runs(toml, run, tmp_path, what):
     """One line that names them; what was scored stays, and the run goes on when they are back."""
     work = ["score", *PROMPTS[:4], "--weights", str(toml), "--size", "64", "--out", str(tmp_path / "scores.jsonl")]
@@ -32,7 +41,7 @@ def test_weights_that_vanish_between_two_runs(toml, run, tmp_path, what):
     before = (tmp_path / "scores.jsonl").read_bytes()
     place = toml.parent / what
     place.rename(tmp_path / "away")
-    one_line(run(*work), Path(what).name.partition(".")[0])
+    one_line(run(*work), toml.name, GONE[what])
     assert (tmp_path / "scores.jsonl").read_bytes() == before
     (tmp_path / "away").rename(place)
     assert run(*work)[0] == 0
