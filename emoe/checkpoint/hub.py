@@ -11,10 +11,12 @@ from typing import Any
 
 import huggingface_hub
 from huggingface_hub import constants, errors
+from huggingface_hub.utils.logging import get_logger
 
 from emoe.checkpoint.layout import Folder
 from emoe.checkpoint.memory import recall, remember
 from emoe.errors import EmoeError
+from emoe.hidden import hidden
 
 log = logging.getLogger("emoe")
 
@@ -30,6 +32,16 @@ REFUSALS = (
     errors.HFValidationError,
     UnicodeEncodeError,
 )
+
+
+def _hide(record: logging.LogRecord) -> bool:
+    """The library tells of connections that break, with the signed addresses of its storage."""
+    record.msg, record.args = hidden(record.getMessage()), ()
+    return True
+
+
+for _handler in get_logger().handlers:
+    _handler.addFilter(_hide)
 
 
 class HubFolder(Folder):

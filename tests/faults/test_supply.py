@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from civitai_world import World, version
 from disks import disk  # noqa: F401 (a fixture)
 from processes import emoe, ended, one_line, start, wait_for
-from server import Answer, Request, Site, hub, serve
+from server import Answer, Request, hub, serve
 from test_full_disk import limited
 
 pytestmark = pytest.mark.faults
@@ -29,50 +30,42 @@ def data(weights) -> bytes:
 class Held:
     """A source whose transfers wait for `go` before their end."""
 
-    def __init__(self, source: str, environment: dict[str, str], transfers, asked):
-        self.source, self.environment, self.transfers, self.asked = source, environment, transfers, asked
-        self.go = threading.Event()
+    def __init__(self, source: str, environment: dict[str, str]):
+        self.source, self.environment, self.go = source, environment, threading.Event()
+        self.asked: list[Request] = []  # by a process that looks the source up
+        self.transfers: list[Request] = []
 
-    def inspect(self):
+    def inspect(self) -> subprocess.Popen:
         return start("inspect", self.source, env=self.environment)
+
+    def holding(self, plain: Callable[[Request], Answer]) -> Callable[[Request], Answer]:
+        """A site's answers, of which those are held that are the file, and others are noted."""
+
+        def answer(request: Request) -> Answer:
+            found = plain(request)
+            if len(found.body) > 100_000 and request.method == "GET":
+                self.transfers.append(request)
+                found.hold = self.go
+            elif "/model-versions/" in request.path or "/api/models/" in request.path:
+                self.asked.append(request)
+            return found
+
+        return answer
 
 
 @pytest.fixture(params=["civitai", "hub"])
-def held(request, world: World, data, tmp_path) -> Iterator[Held]:
+def held(request, world: World, data) -> Iterator[Held]:
     if request.param == "civitai":
         world.data, world.metadata = data, version(data)
-        site, storage = world.site, world.storage
-        made = Held(
-            "civitai:128713", {}, lambda: storage.requests, lambda: sum("versions" in r.path for r in site.requests)
-        )
-        plain = storage.answer
-
-        def answer(request: Request) -> Answer:
-            found = plain(request)
-            found.hold = made.go
-            return found
-
-        storage.answer = answer
+        made = Held("civitai:128713", {})
+        world.site.answer, world.storage.answer = made.holding(world.ask), made.holding(world.store)
         yield made
     else:
-        plain = hub({REPO: {NAME: data}})
-
-        def answer(request: Request) -> Answer:
-            found = plain(request)
-            found.hold = made.go if request.method == "GET" and "/resolve/" in request.path else None
-            return found
-
-        with serve(answer) as site:
-            environment = {"HF_ENDPOINT": site.url, "HF_TOKEN": "", "HF_HUB_DOWNLOAD_TIMEOUT": "60"}
-            made = Held(
-                REPO, environment, lambda: gets(site), lambda: sum("/api/models" in r.path for r in site.requests)
-            )
+        made = Held(REPO, {"HF_TOKEN": "", "HF_HUB_DOWNLOAD_TIMEOUT": "60"})
+        with serve(made.holding(hub({REPO: {NAME: data}}))) as site:
+            made.environment["HF_ENDPOINT"] = site.url
             yield made
     made.go.set()
-
-
-def gets(site: Site) -> list[Request]:
-    return [r for r in site.requests if r.method == "GET" and "/resolve/" in r.path]
 
 
 def stored(folder: Path, data: bytes) -> list[Path]:
@@ -88,12 +81,12 @@ def stored(folder: Path, data: bytes) -> list[Path]:
 def test_two_at_once(held, data, tmp_path):
     """One transfer, which both wait for."""
     processes = [held.inspect(), held.inspect()]
-    wait_for(lambda: held.asked() >= 2 and held.transfers(), processes[0])
+    wait_for(lambda: len(held.asked) >= 2 and held.transfers, processes[0])
     held.go.set()
     for code, out, err in map(ended, processes):
         assert (code, err) == (0, "")
         assert "usable" in out
-    assert len(held.transfers()) == 1
+    assert len(held.transfers) == 1
     assert [path.read_bytes() for path in stored(tmp_path, data)] == [data]
 
 
@@ -112,7 +105,7 @@ def test_a_killed_download_goes_on(held, data, tmp_path):
     if held.source == REPO:  # whose library begins anew, under another name
         return
     assert not any(path.exists() for path in halves)
-    first, second = (request.headers.get("range") for request in held.transfers())
+    first, second = (request.headers.get("range") for request in held.transfers)
     assert first is None
     assert int(second.removeprefix("bytes=").removesuffix("-")) >= len(data) // 4
 

@@ -10,7 +10,7 @@ import pytest
 from civitai_world import World, version
 from conftest import commands
 from processes import PROMPTS, emoe
-from server import Answer, Site, hub, serve
+from server import Answer, Request, Site, hub, serve
 
 from emoe.__main__ import main
 
@@ -34,6 +34,12 @@ def hub_site(at, world, monkeypatch):
         yield site
 
 
+@pytest.fixture(scope="module")
+def data(weights) -> bytes:
+    """An expert."""
+    return (Path(weights).parent / "expert_2.safetensors").read_bytes()
+
+
 def toml(folder: Path, weights: str) -> str:
     """A mixture of all three kinds of sources, one of them with a token of its own."""
     base, path = Path(weights).parent / "expert_1.safetensors", folder / "weights.toml"
@@ -43,9 +49,8 @@ def toml(folder: Path, weights: str) -> str:
     return str(path)
 
 
-def test_in_nothing_that_is_written(hub_site: Site, world: World, weights, capfd, tmp_path):
+def test_in_nothing_that_is_written(hub_site: Site, world: World, weights, data, capfd, tmp_path):
     """With every command, and everything that libraries can be made to say by way of emoe."""
-    data = (Path(weights).parent / "expert_2.safetensors").read_bytes()
     world.data, world.metadata = data, version(data)
     hub_site.answer = hub({REPO: {"model.safetensors": data}})
     out = tmp_path / "out"
@@ -109,6 +114,35 @@ def test_in_no_error_of_civitais(hub_site, world, loud, capfd, monkeypatch, tmp_
 def test_in_no_error_of_the_hubs(hub_site, loud, capfd, case):
     hub_site.answer = FAILURES[case]
     quiet(main(["inspect", REPO]), capfd)
+
+
+def test_not_in_what_the_hubs_library_says(world, data):
+    """Of a connection that breaks: the address of its storage is a signed one."""
+    plain, drops = hub({REPO: {"model.safetensors": data}}), [1000]
+
+    def answer(request: Request) -> Answer:
+        found = plain(request)
+        if "/resolve/" in request.path and "sig" not in request.query:
+            found.status, found.body = 302, b""
+            found.headers |= {"Location": f"{request.path}?sig={SECRET}", "X-Linked-Size": str(len(data))}
+            found.headers["X-Linked-Etag"] = found.headers["ETag"]
+        elif request.method == "GET" and "sig" in request.query and drops:
+            found.cut = drops.pop()
+        return found
+
+    with serve(lambda request: absolute(answer(request), site)) as site:
+        code, out, err = emoe("inspect", REPO, env={"HF_ENDPOINT": site.url, "HF_TOKEN": ""})
+    assert (code, drops) == (0, [])
+    assert "Error while downloading" in err
+    assert "sig=***" in err
+    assert SECRET not in out + err
+
+
+def absolute(answer: Answer, site: Site) -> Answer:
+    """With the host in its redirect: a relative one is followed, and not told."""
+    if "Location" in answer.headers:
+        answer.headers["Location"] = site.url + answer.headers["Location"]
+    return answer
 
 
 ADDRESSES = [
