@@ -64,6 +64,7 @@ def test_in_nothing_that_is_written(hub_site: Site, world: World, weights, data,
         ["generate", PROMPTS[0], *drawn, str(out / "drawn")],
         ["study", *PROMPTS[:2], *drawn, str(out / "studied")],
         ["explain", PROMPTS[0], *reading, "--seeds", "2"],
+        ["lock", *reading[:2], "--out", str(out / "locked.toml")],
         ["inspect", REPO],
     ):
         found = emoe(*arguments) if arguments[0] == "score" else (main(arguments), *capfd.readouterr())
@@ -73,7 +74,7 @@ def test_in_nothing_that_is_written(hub_site: Site, world: World, weights, data,
     assert f"Bearer hf_{SECRET}" in {r.headers.get("authorization") for r in hub_site.requests}
     assert not any(SECRET in text for text in said)
     files = [p for folder in (out, tmp_path / "cache", tmp_path / "hub") for p in folder.rglob("*") if p.is_file()]
-    assert {p.suffix for p in files} >= {".jsonl", ".json", ".png", ".html", ".safetensors"}
+    assert {p.suffix for p in files} >= {".jsonl", ".json", ".png", ".html", ".toml", ".safetensors"}
     assert [p for p in files if SECRET.encode() in p.read_bytes() or SECRET in p.name] == []
 
 
