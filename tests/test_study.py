@@ -9,6 +9,7 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
+import torch
 from conftest import score
 from PIL import Image
 
@@ -228,6 +229,24 @@ def test_an_image_that_cannot_be_read_is_said_first(run, weights, monkeypatch, t
     code, _, err = run(*arguments, "--weights", weights)
     assert (code, len(err.splitlines())) == (2, 1)
     assert "gone.png" in err
+
+
+def test_a_group_of_two_sizes_is_said_first(run, tmp_path):
+    (tmp_path / "list.csv").write_text("prompt,group,size\na,x,1\nb,x,2\n")
+    code, _, err = run("study", "--prompts", str(tmp_path / "list.csv"), "--out", str(tmp_path / "out"))
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "the group 'x' has the sizes 1 and 2" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stage", ["scores", "baselines"])
+def test_out_of_memory_in_any_stage(run, weights, monkeypatch, tmp_path, stage):
+    def fails(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB.")
+
+    monkeypatch.setattr(f"emoe.commands.stages.{stage}", fails)
+    code, _, err = run("study", "a cat", "--baselines", *score(weights=weights)[1:], "--out", str(tmp_path / "out"))
+    assert (code, err) == (2, "emoe: out of memory: use a smaller --batch-size or --size\n")
 
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

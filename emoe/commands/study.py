@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emoe.alone import alone
 from emoe.commands.options import add_machine, add_prompts, add_reading, add_weights, be_verbose, reading_of, rows_of
@@ -14,6 +14,14 @@ from emoe.prompts import check_text
 from emoe.records import Record, RecordFile
 from emoe.terminal import say
 from emoe.whole import check_place
+
+if TYPE_CHECKING:
+    from emoe.generations import Recipe
+    from emoe.pipeline import EMoE
+    from emoe.scores import Reading
+    from emoe.study.ablations import Way
+    from emoe.study.alignment import Clip
+    from emoe.study.paper import Studied
 
 DESCRIPTION = """\
 Scores a list of prompts and writes what it says: the most and the least uncertain prompts, quarters of the list, groups
@@ -61,11 +69,12 @@ def run(options: argparse.Namespace) -> int:
     if options.template is None:
         rows = rows_of(options)
     try:
-        from emoe.study import ablations, paper, templates  # noqa: F401
+        from emoe.study import ablations, paper, questions, templates  # noqa: F401
     except ModuleNotFoundError as error:
         raise EmoeError(f"emoe study needs {error.name}; pip install 'emoe[study]'") from error
     if options.template is not None:
         rows = templates.fill(options.template, options.negative)
+    questions.check_sizes(rows)
     asked = ablations.check(options.ablate) if options.ablate is not None else []
     folder = Path(options.out)
     asks = {"images": options.images, "seeds": options.template is not None, "ablations": bool(asked)}
@@ -75,17 +84,20 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _study(options: argparse.Namespace, rows: list[Record], asked: list[str], folder: Path) -> int:
+    """Everything that can be found wrong is found before hours are spent."""
     _ = RecordFile(folder / "scores.jsonl", rows)
 
-    from emoe.commands import stages
+    from emoe.device import enough_memory
     from emoe.generations import Recipe
     from emoe.pipeline import EMoE, check_batch_size
     from emoe.scoring import check_not_empty
     from emoe.study import ablations, alignment
-    from emoe.study.paper import Studied, write_report
+    from emoe.study.paper import write_report
 
     if options.batch_size is not None:
         check_batch_size(options.batch_size)
+    if options.baselines and any(row["negative_prompt"] for row in rows):
+        raise EmoeError("--baselines guides away from the empty prompt; leave negative prompts out")
     reading = reading_of(options)
     recipe = Recipe("mixture", steps=options.steps, guidance=options.guidance, seed=options.seed, size=options.size)
     clip = None
@@ -93,52 +105,65 @@ def _study(options: argparse.Namespace, rows: list[Record], asked: list[str], fo
         for row in rows:
             if "image" in row:
                 alignment.open_truth(row["image"])
-        name = options.clip or alignment.usual_clip(options.weights)
-        clip = alignment.load_clip(name)
+        clip = alignment.load_clip(options.clip or alignment.usual_clip(options.weights))
     model = EMoE.from_toml(options.weights, device=options.device, dtype=options.dtype)
     reading, recipe = model.at_own_size(reading), model.at_own_size(recipe)
     if options.images:
-        _ = model.vae  # what cannot be had is missed before hours are spent
-    if options.baselines and any(row["negative_prompt"] for row in rows):
-        raise EmoeError("--baselines guides away from the empty prompt; leave negative prompts out")
-
+        _ = model.vae
     ways = list(ablations.ways(model, reading, asked))
     if any(way.reading.estimator == "eu-over-answer" for way in ways):
         check_not_empty(row["prompt"] for row in rows)
 
+    with enough_memory():
+        found = _found(options, rows, folder, model, reading, recipe, clip, ways)
+    say(f"the report is {write_report(found, folder)}")
+    return 0
+
+
+def _found(
+    options: argparse.Namespace,
+    rows: list[Record],
+    folder: Path,
+    model: EMoE,
+    reading: Reading,
+    recipe: Recipe,
+    clip: Clip | None,
+    ways: list[Way],
+) -> Studied:
+    """Stage by stage."""
+    from emoe.commands import stages
+    from emoe.study import alignment
+    from emoe.study.cost import cost
+    from emoe.study.paper import Studied
+
     batch = options.batch_size
-    records = stages.scores(model, rows, reading, batch, folder / "scores.jsonl")
+    parts = [stages.scores(model, rows, reading, batch, folder / "scores.jsonl")]
     settings = asdict(reading) | {"mixture": model.mixture}
     found: dict[str, Any] = {}
-    parts = [records]
-    if options.images:
-        drawn = stages.images(model, rows, recipe, batch, folder / "images")
-        parts.append(stages.alignment(clip, name, rows, drawn, folder / "images", folder / "alignment.jsonl"))
+    if clip:
+        name, pictures = options.clip or alignment.usual_clip(options.weights), folder / "images"
+        drawn = stages.images(model, rows, recipe, batch, pictures)
+        parts.append(stages.alignment(clip, name, rows, drawn, pictures, folder / "alignment.jsonl"))
         parts.append([{"images": record["images"]} for record in drawn])
         settings |= {"CLIP": name, "guidance": recipe.guidance, "steps": recipe.steps, "vae": model.vae_mark}
-        found["images"] = folder / "images"
+        found["images"] = pictures
     if options.baselines:
-        seen = stages.baselines(
-            model, rows, reading, options.steps, options.guidance, batch, folder / "baselines.jsonl"
-        )
+        path = folder / "baselines.jsonl"
+        seen = stages.baselines(model, rows, reading, options.steps, options.guidance, batch, path)
         parts.append([{"baselines": record["baselines"]} for record in seen])
-    found["records"] = stages.joined(parts)
+    records = stages.joined(parts)
     if options.template is not None:
         found |= {"template": options.template}
         found["by_seed"] = stages.by_seed(model, rows, reading, batch, folder / "seeds")
-    if asked:
-        where = folder / "ablations"
-        found["ways"] = {"as studied": found["records"]} | {
-            way.name: stages.scores(way.model, rows, way.reading, batch, where / f"{way.name.replace(' ', '-')}.jsonl")
-            for way in ways
+    if ways:
+        paths = [folder / "ablations" / f"{way.name.replace(' ', '-')}.jsonl" for way in ways]
+        found["ways"] = {"as studied": records} | {
+            way.name: stages.scores(way.model, rows, way.reading, batch, path)
+            for way, path in zip(ways, paths, strict=True)
         }
-    if options.images:
-        from emoe.study.cost import cost
-
+    if clip:
         found["cost"] = cost(model, rows[0]["prompt"], reading, recipe, _kept(folder) / len(rows))
-    page = write_report(Studied(settings=settings, words=options.word, resamples=RESAMPLES, **found), folder)
-    say(f"the report is {page}")
-    return 0
+    return Studied(records=records, settings=settings, words=options.word, resamples=RESAMPLES, **found)
 
 
 def _kept(folder: Path) -> int:
