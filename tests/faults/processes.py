@@ -25,7 +25,7 @@ WORK: dict[str, list[str]] = {
     "score": ["score", *PROMPTS, *SMALL, "--seeds", "2", "--out", "{out}/scores.jsonl"],
     "calibrate": ["calibrate", *PROMPTS, *SMALL, "--seeds", "2", "--out", "{out}/reference.json"],
     "generate": ["generate", *PROMPTS[:5], *SMALL, "--steps", "2", "--maps", "--out", "{out}/drawn"],
-    "study": ["study", *PROMPTS[:4], *SMALL, "--images", "--baselines", "--steps", "2", "--out", "{out}/studied"],
+    "study": ["study", *PROMPTS[:4], *SMALL, "--images", "--steps", "2", "--out", "{out}/studied"],
 }
 
 
@@ -83,7 +83,7 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None
     end = time.monotonic() + LIMIT
     while process.poll() is None and not condition():
         assert time.monotonic() < end, "what was waited for did not come"
-        time.sleep(0.002)
+        time.sleep(0.01)
 
 
 def lines(folder: Path) -> int:

@@ -13,11 +13,16 @@ pytestmark = pytest.mark.faults
 TOLERANCE = 1e-5  # relative, in float32
 
 
-@pytest.mark.parametrize(("threads", "more"), [("1", ()), ("2", ("--batch-size", "4"))])
-def test_two_processes_print_the_same(threads, more):
-    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    command = ("score", *PROMPTS, *SMALL, "--seeds", "2", "--json", *more)
-    one, other = (emoe(*command, env=environment) for _ in range(2))
+COMMAND = ("score", *PROMPTS, *SMALL, "--seeds", "2", "--json")
+
+
+def test_a_process_prints_what_this_one_does(run):
+    assert emoe(*COMMAND) == run(*COMMAND)
+
+
+def test_two_processes_of_two_threads_print_the_same():
+    environment = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
+    one, other = (emoe(*COMMAND, "--batch-size", "4", env=environment) for _ in range(2))
     assert (one[0], one[2]) == (0, "")
     assert one == other
 

@@ -131,17 +131,17 @@ def test_a_disk_that_fills_meanwhile(run, world, data, tmp_path):
     assert [path.read_bytes() for path in stored(tmp_path, data)] == [data]
 
 
-def test_the_hubs_cache_on_a_disk_that_fills(data, disk, monkeypatch):  # noqa: F811
-    monkeypatch.setenv("HF_HOME", str(disk.folder))
+def test_the_hubs_cache_on_a_disk_that_fills(at, run, data, disk, monkeypatch):  # noqa: F811
     disk.leave(len(data) // 2)
     with serve(hub({REPO: {NAME: data}})) as site:
-        environment = {"HF_ENDPOINT": site.url, "HF_TOKEN": ""}
-        code, _, err = emoe("inspect", REPO, env=environment)
+        at(site.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(disk.folder))
+        code, _, err = run("inspect", REPO)
         assert code == 2, err
         assert "No space left on device" in err.splitlines()[-1]
         assert all(path.suffix == ".incomplete" for path in stored(disk.folder, data))
         disk.make_room()
-        assert emoe("inspect", REPO, env=environment)[0] == 0
+        assert run("inspect", REPO)[0] == 0
 
 
 def test_a_read_only_cache(run, world, data, disk, monkeypatch):  # noqa: F811

@@ -26,9 +26,7 @@ def toml(tmp_path) -> Path:
 GONE = {
     "style.toml": "there is no",
     "style/flat.safetensors": "expert 1 (flat): there is no file or folder",
-    "base/unet": "base: base is a folder without a UNet",
     "base/text_encoder": "text encoder",
-    "base": "base: there is no file or folder",
 }
 
 
