@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from processes import PROMPTS, SMALL, emoe
@@ -13,18 +16,23 @@ pytestmark = pytest.mark.faults
 TOLERANCE = 1e-5  # relative, in float32
 
 
-COMMAND = ("score", *PROMPTS, *SMALL, "--seeds", "2", "--json")
+@contextmanager
+def threading(count: int) -> Iterator[None]:
+    """So many threads, in this process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
 
 
-def test_a_process_prints_what_this_one_does(run):
-    assert emoe(*COMMAND) == run(*COMMAND)
-
-
-def test_two_processes_of_two_threads_print_the_same():
-    environment = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
-    one, other = (emoe(*COMMAND, "--batch-size", "4", env=environment) for _ in range(2))
-    assert (one[0], one[2]) == (0, "")
-    assert one == other
+@pytest.mark.parametrize("threads", [1, 2])
+def test_another_process_prints_the_same(run, threads):
+    """To the last digit, for the same settings."""
+    command = ("score", *PROMPTS[:4], *SMALL, "--seeds", "2", "--batch-size", "3", "--json")
+    expected = emoe(*command, env={"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)})
+    assert expected[0] == 0
+    with threading(threads):
+        assert run(*command) == expected
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +45,9 @@ def model() -> EMoE:
 def test_in_batches_in_any_order(model, threads, size):
     """In all their digits, of which records keep fewer."""
     reading = {"size": 64, "seeds": 2}
-    expected, before = model.score(PROMPTS, **reading), torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
+    expected = model.score(PROMPTS, **reading)
+    with threading(threads):
         found = model.score(PROMPTS[::-1], **reading, batch_size=size)
-    finally:
-        torch.set_num_threads(before)
     for name in ("eu", "uncertainty", "relative", "aleatoric", "weights"):
         one, other = getattr(found, name).flip(0), getattr(expected, name)
         worst = ((one - other).abs() / other.abs().clamp(min=1e-30)).max().item()
