@@ -139,7 +139,8 @@ th, td { padding: 0.25rem 0.7rem; border-bottom: 1px solid #ddd; text-align: lef
 td.number { text-align: right; white-space: nowrap; }
 th { cursor: pointer; border-bottom: 2px solid #888; }
 img { max-width: 100%; height: auto; }
-@media print { body { margin: 0; max-width: none; } h2, table, img { break-inside: avoid; } h2, h2 + p { break-after: avoid; }
+@media print { body { margin: 0; max-width: none; } h2, table, img { break-inside: avoid; }
+  h2, h2 + p { break-after: avoid; }
   .table { overflow: visible; } }
 </style>
 </head>
