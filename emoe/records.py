@@ -13,17 +13,20 @@ from emoe.errors import EmoeError, shown
 Record = dict[str, Any]
 
 KEY = "mixture"  # every record has it, no row does
+# What a score's line says by leaving the key out: a quarter of it, where nothing else was asked for.
+USUAL = {"negative_prompt": "", "seeds": 1, "read_out": "post", "estimator": "eu"}
 
 
 class RecordFile:
     """A file of records that a run started again goes on with.
 
     rows: what the run is about, in order; record i of the file begins with the keys and values of row i.
+    usual: what lines leave out.
     """
 
-    def __init__(self, path: Path, rows: list[Record]):
+    def __init__(self, path: Path, rows: list[Record], usual: Record | None = None):
         """Reads what is there, and writes nothing. EmoeError if it is anything but the beginning of this run."""
-        self.path = path
+        self.path, self.usual = path, usual or {}
         if path.exists() and not path.is_file():
             raise EmoeError(f"{path} is not a file that can be written to; name another with --out")
         if not os.access(path if path.exists() else path.parent, os.W_OK):
@@ -43,7 +46,7 @@ class RecordFile:
             if KEY not in record:
                 raise self._other(f"line {number} has no {KEY}")
         rest = found[self.whole :]
-        expected = _line(rows[len(self.records)])[:-2].encode() if len(self.records) < len(rows) else b""
+        expected = self._line(rows[len(self.records)])[:-2].encode() if len(self.records) < len(rows) else b""
         length = min(len(rest), len(expected))
         if rest and (not expected or rest[:length] != expected[:length] or _foreign(rest)):
             raise self._other("its last line is not one of this run's")
@@ -73,7 +76,7 @@ class RecordFile:
 
     def write(self, records: list[Record]) -> None:
         """Append, whole lines at a time."""
-        data = "".join(map(_line, records)).encode()
+        data = "".join(map(self._line, records)).encode()
         try:
             with self.path.open("ab") as file:
                 if file.tell() > self.whole:
@@ -101,17 +104,17 @@ class RecordFile:
                 raise self._other(f"line {number} is not JSON{damage}") from error
             if not isinstance(record, dict):
                 raise self._other(f"line {number} is not an object")
-            records.append(record)
+            records.append(self.usual | record)
         return records
+
+    def _line(self, record: Record) -> str:
+        told = {key: value for key, value in record.items() if key not in self.usual or value != self.usual[key]}
+        return json.dumps(told, ensure_ascii=False, separators=(",", ":")) + "\n"
 
     def _other(self, why: str) -> EmoeError:
         return EmoeError(
             f"{self.path} holds something else than this run's records ({why}); name another place with --out"
         )
-
-
-def _line(record: Record) -> str:
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def _foreign(line: bytes) -> bool:

@@ -139,7 +139,7 @@ def test_a_run_goes_on_where_it_was_stopped(draw, tmp_path):
     [
         (["--seed", "1"], "its seed is 0, this run's 1"),
         (["--guidance", "3"], "its guidance is 7.5, this run's 3.0"),
-        (["--mode", "fast"], "its mode is emoe, this run's fast"),
+        (["--mode", "fast"], "its mode is 'emoe', this run's 'fast'"),
         (["--maps"], "its maps is False, this run's True"),
         (["--dtype", "bfloat16"], "its mixture is"),
         (["--max-uncertainty", "9"], "its max_uncertainty is None, this run's 9.0"),

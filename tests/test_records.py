@@ -9,7 +9,7 @@ import pytest
 from conftest import score
 
 from emoe import EMoE, EmoeError
-from emoe.records import RecordFile
+from emoe.records import USUAL, RecordFile
 
 PROMPTS = ["a red bus", "punainen bussi", "a cat"]
 
@@ -164,3 +164,14 @@ def test_a_list_with_every_column_goes_on(run, weights, tmp_path, with_reference
     out.write_bytes(whole[: len(whole) * 2 // 3])
     assert run("score", *arguments, "--out", str(out))[0] == 0
     assert out.read_bytes() == whole
+
+
+def test_what_is_usual_is_left_out_of_lines_and_read_again(tmp_path):
+    rows = [{"prompt": "a", "negative_prompt": ""}, {"prompt": "b", "negative_prompt": "blurry"}]
+    records = [row | {"eu": 1.0, "seeds": 1 + i, "estimator": "eu", "mixture": "x"} for i, row in enumerate(rows)]
+    RecordFile(tmp_path / "x.jsonl", rows, USUAL).write(records)
+    short, long = (json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines())
+    assert short == {"prompt": "a", "eu": 1.0, "mixture": "x"}
+    assert long.keys() >= {"negative_prompt", "seeds"}
+    again = RecordFile(tmp_path / "x.jsonl", rows, USUAL).records
+    assert again == [USUAL | record for record in records]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from emoe.commands.options import add_weights
-from emoe.config import read_weights
 from emoe.errors import EmoeError
 from emoe.terminal import say
 from emoe.whole import check_place, whole
@@ -31,11 +30,11 @@ def run(options: argparse.Namespace) -> int:
     if path.exists():
         raise EmoeError(f"{path} is there already; name another with --out")
     check_place(path)
-    weights = read_weights(options.weights)
 
-    from emoe.lock import lock, to_toml  # torch takes seconds to import
+    from emoe.config import read_weights  # torch takes seconds; the mistakes above need not wait
+    from emoe.lock import lock, to_toml
 
-    locked = lock(weights, path)
+    locked = lock(read_weights(options.weights), path)
     with whole(path) as new:
         new.write_text(to_toml(locked), encoding="utf-8")
     say(f"{len(locked.sha256)} files are held to their hashes by {path}")

@@ -22,10 +22,9 @@ from emoe.commands.options import (
     show_json,
 )
 from emoe.commands.scored import scored
-from emoe.config import read_weights
 from emoe.errors import EmoeError
 from emoe.prompts import check_text
-from emoe.records import Record, RecordFile
+from emoe.records import USUAL, Record, RecordFile
 from emoe.terminal import say, show, visible
 
 DESCRIPTION = """\
@@ -61,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     rows = rows_of(options)
     path = None if options.out is None else Path(options.out)
     with alone(path) if path else nullcontext():
-        return _score(options, rows, RecordFile(path, rows) if path else None)
+        return _score(options, rows, RecordFile(path, rows, USUAL) if path else None)
 
 
 def _score(options: argparse.Namespace, rows: list[Record], file: RecordFile | None) -> int:
@@ -103,6 +102,9 @@ def run_with_ray(options: argparse.Namespace) -> int:
     if options.prompts is None or options.out is None:
         raise EmoeError("--ray scores Parquet into a folder; add --prompts FILE.parquet (or a folder) and --out FOLDER")
     check_text(options.negative)
+
+    from emoe.config import read_weights  # torch takes seconds; the mistakes above need not wait
+
     weights, reading = read_weights(options.weights), reading_of(options)
     try:
         from emoe import ray

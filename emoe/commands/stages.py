@@ -14,7 +14,7 @@ from emoe.commands.scored import scored
 from emoe.gallery import RECORDS, intact, save
 from emoe.generations import Recipe
 from emoe.pipeline import DRAWN, SCORED, EMoE
-from emoe.records import Record, RecordFile
+from emoe.records import USUAL, Record, RecordFile
 from emoe.scores import Reading
 from emoe.study.alignment import Clip, open_drawn, open_truth, ssim
 
@@ -24,12 +24,12 @@ SEEN = 8  # prompts at a time before the baselines, which run the whole UNet for
 
 def scores(model: EMoE, rows: list[Record], reading: Reading, batch_size: int | None, path: Path) -> list[Record]:
     """As `emoe score --out` writes them."""
-    file = RecordFile(path, rows)
+    file = RecordFile(path, rows, USUAL)
     file.check(asdict(reading) | {"mixture": model.mixture})
     done = file.go_on(model.batch_size(batch_size, SCORED))
     for records in scored(model, rows, reading, batch_size, done):
         file.write(records)
-    return RecordFile(path, rows).records
+    return RecordFile(path, rows, USUAL).records
 
 
 def images(model: EMoE, rows: list[Record], recipe: Recipe, batch_size: int | None, folder: Path) -> list[Record]:

@@ -11,7 +11,7 @@ from emoe.alone import alone
 from emoe.commands.options import add_machine, add_prompts, add_reading, add_weights, be_verbose, reading_of, rows_of
 from emoe.errors import EmoeError
 from emoe.prompts import check_text
-from emoe.records import Record, RecordFile
+from emoe.records import USUAL, Record, RecordFile
 from emoe.terminal import say
 from emoe.whole import check_place
 
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _study(options: argparse.Namespace, rows: list[Record], asked: list[str], folder: Path) -> int:
     """Everything that can be found wrong is found before hours are spent."""
-    _ = RecordFile(folder / "scores.jsonl", rows)
+    _ = RecordFile(folder / "scores.jsonl", rows, USUAL)
 
     from emoe.device import enough_memory
     from emoe.generations import Recipe
