@@ -7,6 +7,7 @@ import re
 import sys
 
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "CIVITAI_TOKEN")
+SHORTEST = 8  # no service's are; to hide a word of ours would help nobody
 LOGIN = re.compile(r"(?<=://)[^\s/@]+(?=@)")
 QUERY = re.compile(r"(?<=[?&])([\w.-]+)=[^\s&#'\"<>)]+")
 
@@ -23,4 +24,4 @@ def _tokens() -> set[str]:
     found = {os.environ.get(name, "").strip() for name in TOKENS}
     if "huggingface_hub" in sys.modules:  # nobody else has one on disk
         found.add(sys.modules["huggingface_hub"].get_token() or "")
-    return found - {""}
+    return {token for token in found if len(token) >= SHORTEST}
