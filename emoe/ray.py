@@ -107,12 +107,14 @@ def score(prompts: str, out: str, job: Job, address: str | None = None) -> int:
     job = replace(job, weights=replace(job.weights, path=job.weights.path.absolute()), earlier=_one_of(out))
     _check_same(job.earlier, {key: value for key, value in asdict(job.reading).items() if value is not None})
     with _in_one_line():
-        _connect(address)
-        listed = ray.data.read_parquet(prompts)
-        names, total = listed.schema().names, listed.count()
+        listed = pyarrow.dataset.dataset(prompts, format="parquet")
+        names, total = listed.schema.names, listed.count_rows()
         for name in ("id", "prompt"):
             if name not in names:
                 raise EmoeError(f"{prompts} has no column {name!r}; with --ray, every prompt has an id of its own")
+        if not total:
+            raise EmoeError(f"{prompts} holds no prompts")
+        _connect(address)
         _run(prompts, [name for name in COLUMNS if name in names], out, job, total)
         _check(out, total)
     return total
@@ -190,7 +192,7 @@ def _in_one_line() -> Iterator[None]:
     except (RayError, OSError, pyarrow.ArrowException) as error:
         ours = re.findall(rf"{EmoeError.__module__}\.EmoeError: (.*)", str(error))
         first = next(iter(str(error).splitlines()), "")
-        raise EmoeError(ours[-1] if ours else f"Ray stopped: {type(error).__name__}: {first}") from error
+        raise EmoeError(ours[-1] if ours else f"cannot go on: {type(error).__name__}: {first}") from error
     finally:
         DataContext.get_current().checkpoint_config = None
         ray.shutdown()

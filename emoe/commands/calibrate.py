@@ -19,7 +19,7 @@ from emoe.commands.options import (
 )
 from emoe.commands.scored import scored
 from emoe.errors import EmoeError
-from emoe.records import Record, RecordFile
+from emoe.records import USUAL, Record, RecordFile
 from emoe.terminal import say, show
 from emoe.whole import check_place
 
@@ -58,7 +58,7 @@ def _calibrate(options: argparse.Namespace, rows: list[Record], path: Path) -> i
 
     if path.exists():
         load_reference(path)  # nothing else is replaced
-    scores = RecordFile(path.with_name(f".{path.name}.scores.jsonl"), rows)  # until it is done: a run cut short goes on
+    scores = RecordFile(path.with_name(f".{path.name}.scores.jsonl"), rows, USUAL)  # a run cut short goes on there
     reading = reading_of(options)
     if options.batch_size is not None:
         check_batch_size(options.batch_size)

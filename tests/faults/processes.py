@@ -21,9 +21,10 @@ LIMIT = 120  # seconds that no process here needs
 
 # What each command is to do; {out} is a folder of its own.
 SMALL = ["--weights", "miniature", "--size", "64"]
+SCORED = [*SMALL, "--seeds", "2", "--negative", "blurry, lowres, watermark, text"]  # records of more than a page
 WORK: dict[str, list[str]] = {
-    "score": ["score", *PROMPTS, *SMALL, "--seeds", "2", "--out", "{out}/scores.jsonl"],
-    "calibrate": ["calibrate", *PROMPTS, *SMALL, "--seeds", "2", "--out", "{out}/reference.json"],
+    "score": ["score", *PROMPTS, *SCORED, "--out", "{out}/scores.jsonl"],
+    "calibrate": ["calibrate", *PROMPTS, *SCORED, "--out", "{out}/reference.json"],
     "generate": ["generate", *PROMPTS[:5], *SMALL, "--steps", "2", "--maps", "--out", "{out}/drawn"],
     "study": ["study", *PROMPTS[:4], *SMALL, "--images", "--steps", "2", "--out", "{out}/studied"],
 }
