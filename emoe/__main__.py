@@ -22,6 +22,12 @@ from emoe.heap import keep_freed_memory
 from emoe.hidden import hidden
 from emoe.terminal import say
 
+AGAIN = 0.05  # seconds after which a signal that came at a bad moment is heard again
+
+
+class Stopped(BaseException):
+    """By a signal. Not KeyboardInterrupt, for which Python may end by SIGINT although it was caught."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0, 2 for anything the user can mend, 1 for a mistake of ours; 130 for Ctrl-C, 143 for
@@ -41,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
             return options.run(options)
     except EmoeError as error:
         return _fail(str(error), 2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         return _fail("stopped", 128 + (heard or [signal.SIGINT])[0])
     except BrokenPipeError:  # whoever read our output has left
         _drop_stdout()
@@ -59,18 +65,30 @@ def main(arguments: list[str] | None = None) -> int:
 def _stopped_by_signals(heard: list[int]) -> Iterator[None]:
     """SIGTERM, by which schedulers end a run, does what Ctrl-C does. heard: gets the signal's number."""
 
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        heard.append(number)
-        raise KeyboardInterrupt
+    def stop(number: int, frame: FrameType | None) -> None:
+        if number != signal.SIGALRM:
+            heard.append(number)
+        if _importing(frame):  # libraries lose what is raised there, or crash
+            signal.setitimer(signal.ITIMER_REAL, AGAIN)
+        else:
+            raise Stopped
 
     here = threading.current_thread() is threading.main_thread()  # no other thread may set them
     numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if here and signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in numbers}
+    before = {number: signal.signal(number, stop) for number in (*numbers, *([signal.SIGALRM] if numbers else []))}
     try:
         yield
     finally:
+        if numbers:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 def _fail(message: str, code: int) -> int:
