@@ -65,21 +65,25 @@ def main(arguments: list[str] | None = None) -> int:
 def _stopped_by_signals(heard: list[int]) -> Iterator[None]:
     """SIGTERM, by which schedulers end a run, does what Ctrl-C does. heard: gets the signal's number."""
 
+    alarm = getattr(signal, "SIGALRM", None)  # Windows has none
+
     def stop(number: int, frame: FrameType | None) -> None:
-        if number != signal.SIGALRM:
+        if number != alarm:
             heard.append(number)
-        if _importing(frame):  # libraries lose what is raised there, or crash
+        if alarm and _importing(frame):  # libraries lose what is raised there, or crash
             signal.setitimer(signal.ITIMER_REAL, AGAIN)
         else:
             raise Stopped
 
     here = threading.current_thread() is threading.main_thread()  # no other thread may set them
     numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if here and signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in (*numbers, *([signal.SIGALRM] if numbers else []))}
+    if numbers and alarm:
+        numbers.append(alarm)
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
-        if numbers:
+        if alarm in numbers:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
