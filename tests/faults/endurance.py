@@ -29,13 +29,28 @@ from emoe import EMoE, EmoeError
 from emoe.commands.scored import scored
 from emoe.explaining import explain
 from emoe.heap import keep_freed_memory
-from emoe.records import RecordFile
+from emoe.records import USUAL, RecordFile
 from emoe.scores import Reading
 
 PART = 500  # prompts a file
 SETTLES = 0.2  # of the run
 CONSTANT = 0.01  # of the memory: what the fitted line may rise by from its beginning to its end
-WORDS = "a the red blue large circle star bus rouge punainen kırmızı 赤い 🚌 on".split()
+WORDS = [
+    "a",
+    "the",
+    "red",
+    "blue",
+    "large",
+    "circle",
+    "star",
+    "bus",
+    "rouge",
+    "punainen",
+    "kırmızı",
+    "赤い",
+    "🚌",
+    "on",
+]
 
 
 def main() -> int:
@@ -116,7 +131,7 @@ def endless(model: EMoE, chance: random.Random) -> Iterator[int]:
     with tempfile.TemporaryDirectory() as folder:
         for number in count():
             rows = [{"prompt": f"{sentence(chance)} {i}", "negative_prompt": ""} for i in range(PART)]
-            file = RecordFile(Path(folder) / f"{number}.jsonl", rows)
+            file = RecordFile(Path(folder) / f"{number}.jsonl", rows, USUAL)
             for records in scored(model, rows, reading, None):
                 file.write(records)
                 yield len(records)
