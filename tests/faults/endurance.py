@@ -35,22 +35,7 @@ from emoe.scores import Reading
 PART = 500  # prompts a file
 SETTLES = 0.2  # of the run
 CONSTANT = 0.01  # of the memory: what the fitted line may rise by from its beginning to its end
-WORDS = [
-    "a",
-    "the",
-    "red",
-    "blue",
-    "large",
-    "circle",
-    "star",
-    "bus",
-    "rouge",
-    "punainen",
-    "kırmızı",
-    "赤い",
-    "🚌",
-    "on",
-]
+WORDS = ["a", "the", "red", "blue", "large", "circle", "star", "bus", "rouge", "punainen", "kırmızı", "赤い", "🚌"]
 
 
 def main() -> int:
