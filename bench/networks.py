@@ -9,17 +9,18 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from emoe.device import choose
-from emoe.moe import mix
+from emoe.moe import mix, mixtures
 from emoe.text import TextEncoder, clip_tokenizer
 from emoe.unet import UNet, UNetConfig
 
 SMALL = UNetConfig(channels=(32, 64, 128, 128), text_dim=64)
 
 
-def random_unet(small: bool, experts: int = 0, layers: str = "all", **to: Any) -> UNet:
+def random_unet(small: bool | UNetConfig, experts: int = 0, layers: str = "all", **to: Any) -> UNet:
     """Dense, or with mixtures and gate vectors. Weights keep activations near unit scale. to: device and dtype."""
+    config = small if isinstance(small, UNetConfig) else SMALL if small else UNetConfig()
     with torch.device("meta"):
-        unet = UNet(SMALL if small else UNetConfig())
+        unet = UNet(config)
         if experts:
             mix(unet, experts, layers, gated=True)
     generator = torch.Generator().manual_seed(0)
@@ -30,6 +31,14 @@ def random_unet(small: bool, experts: int = 0, layers: str = "all", **to: Any) -
     }  # fmt: skip
     unet.load_state_dict({name: t.to(**to) for name, t in state.items()}, strict=True, assign=True)
     return unet.eval().requires_grad_(False)
+
+
+def twin(unet: UNet) -> UNet:
+    """Another module over the same tensors."""
+    with torch.device("meta"):
+        new = mix(UNet(unet.config), len(next(iter(mixtures(unet).values())).experts), gated=True)
+    new.load_state_dict(unet.state_dict(), strict=True, assign=True)
+    return new.eval().requires_grad_(False)
 
 
 def random_text(small: bool, device: torch.device) -> TextEncoder:

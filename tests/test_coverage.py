@@ -190,6 +190,7 @@ def run(tmp_path_factory):
     return work, *experiment(LOADS, PLAN, work, random_judges)
 
 
+@pytest.mark.slow
 def test_the_report_holds_every_section(run, tmp_path):
     _, report, rows = run
     path = report.write(tmp_path, "2026-01-01-coverage")
@@ -204,6 +205,7 @@ def test_the_report_holds_every_section(run, tmp_path):
     json.dumps(rows)
 
 
+@pytest.mark.slow
 def test_a_setting_is_what_the_model_scores(run):
     work, *_ = run
     family = Family("one", LOADS["one"], draw(WORLD, PLAN.splits), WORLD, Store(work / "again.jsonl", {}), work, 2)
@@ -214,6 +216,7 @@ def test_a_setting_is_what_the_model_scores(run):
         assert found == pytest.approx(getattr(scores, name).numpy(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_with_the_same_report(run, tmp_path, monkeypatch):
     """Killed after every thirty measurements, started again until it is through."""
     _, report, rows = run

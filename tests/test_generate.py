@@ -22,6 +22,7 @@ from emoe.uncertainty import measure
 
 PROMPTS, BLURRY = ["a red bus", "punainen bussi"], "blurry"
 FEW = {"steps": 4, "size": 128}
+EVERY_SCHEDULER = ["ddim", *(pytest.param(name, marks=pytest.mark.slow) for name in SCHEDULERS if name != "ddim")]
 
 
 def model_of(base, experts, text, gate, split: str = "attn2", gated: bool = False) -> EMoE:
@@ -76,7 +77,13 @@ def drawn_by_diffusers(unet, text, prompt: str, negative: str = "", scheduler: s
 
 @pytest.mark.parametrize(
     ("mode", "scheduler", "guidance"),
-    [*(("mixture", name, 7.5) for name in SCHEDULERS), ("mixture", "ddim", 1.0), ("emoe", "ddpm", 7.5)],
+    [
+        ("mixture", "ddim", 7.5),
+        pytest.param("mixture", "ddpm", 7.5, marks=pytest.mark.slow),
+        pytest.param("mixture", "dpm++", 7.5, marks=pytest.mark.slow),
+        ("mixture", "ddim", 1.0),
+        ("emoe", "ddpm", 7.5),
+    ],
 )
 def test_identical_experts_draw_what_diffusers_draws(base, text, mode, scheduler, guidance):
     model = model_of(base, [base] * 2, text, UniformGate(2))
@@ -89,7 +96,7 @@ def test_identical_experts_draw_what_diffusers_draws(base, text, mode, scheduler
         assert (pixels_of(image) - pixels).abs().max() <= 2
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", EVERY_SCHEDULER)
 def test_a_one_hot_route_draws_what_its_expert_draws(experts, text, scheduler):
     """The base with expert 3's mixed layers is expert 3, where the base is expert 3."""
     gate = PromptGate(text(POSITIVE), text(NEGATIVE), top=1)
@@ -165,7 +172,7 @@ def test_the_paths_of_the_first_step_have_the_uncertainty_of_the_score(drawer):
 
 
 @pytest.mark.parametrize("gated", [False, True], ids=["prompt", "hidden"])
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", EVERY_SCHEDULER)
 def test_each_path_is_a_separate_run(base, experts, text, scheduler, gated):
     """The first step in a network whose split layer knows one expert alone, the others in the mixture."""
     gate = HiddenGate(4, 2) if gated else PromptGate(text(POSITIVE), text(NEGATIVE), top=2)

@@ -303,6 +303,7 @@ def test_a_disk_that_fills(draw, tmp_path, monkeypatch):
     assert [name for name in names(tmp_path / "out") if name.endswith("part")] == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished(weights, tmp_path):
     arguments = ["generate", "--weights", weights, "--out", str(tmp_path / "out"), *FEW, *map(str, range(200))]
     command = [sys.executable, "-m", "emoe", *arguments]

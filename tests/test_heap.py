@@ -26,6 +26,7 @@ def faults(keep: bool) -> int:
     return min(counts)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc alone has the setting"
 )

@@ -199,6 +199,7 @@ def test_segmoe_predicts_the_same_noise_from_what_was_built(toml, folder):
     assert close(ours.unet(x, t, text.states, route).noise, expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_segmoe_draws_the_same_from_what_was_built(toml, folder):
     ours, theirs = EMoE.from_toml(toml), segmoe(folder)
     theirs.set_progress_bar_config(disable=True)
@@ -210,6 +211,7 @@ def test_segmoe_draws_the_same_from_what_was_built(toml, folder):
     assert close(last.latents[0], expected) < 1e-3
 
 
+@pytest.mark.slow
 def test_what_segmoe_saves_is_read_here(toml, folder, tmp_path):
     """Written by SegMoE, from what it has read; both then draw the same."""
     module = pytest.importorskip("segmoe")

@@ -129,6 +129,7 @@ def test_no_network_and_no_cache(at):
         reach(REPO)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "sentence"), [(401, "does not exist or is private (401)"), (404, "is not known (404)")]
 )

@@ -74,7 +74,14 @@ def route(text, prompt: str, negative: str, top: int) -> numpy.ndarray:
     return weights
 
 
-@pytest.mark.parametrize(("read_out", "negative", "top"), [("post", "", 2), ("post", BLURRY, 3), ("pre", BLURRY, 2)])
+@pytest.mark.parametrize(
+    ("read_out", "negative", "top"),
+    [
+        ("post", BLURRY, 3),
+        pytest.param("post", "", 2, marks=pytest.mark.slow),
+        pytest.param("pre", BLURRY, 2, marks=pytest.mark.slow),
+    ],
+)
 @torch.inference_mode()
 def test_uncertainty(base, experts, text, read_out, negative, top):
     config = base.config

@@ -364,7 +364,7 @@ def segmoe(folder: Path, states: list[forms.State], layers: str = "all") -> Path
     return folder
 
 
-@pytest.mark.parametrize("layers", ["all", "attn", "ff"])
+@pytest.mark.parametrize("layers", ["all", *(pytest.param(other, marks=pytest.mark.slow) for other in ("attn", "ff"))])
 def test_a_segmoe_folder(states, tmp_path, layers):
     folder = segmoe(tmp_path / "mixture", states, layers)
     toml = tmp_path / "weights.toml"

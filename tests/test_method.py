@@ -170,7 +170,7 @@ def alone(unet: UNet, layer: str, i: int) -> UNet:
 
 
 @pytest.mark.parametrize("gated", [False, True], ids=["prompt", "hidden"])
-@pytest.mark.parametrize("split", ["attn1", "attn2", "ff"])
+@pytest.mark.parametrize("split", ["attn2", *(pytest.param(x, marks=pytest.mark.slow) for x in ("attn1", "ff"))])
 @torch.inference_mode()
 def test_paths_are_separate_runs(base, experts, split, gated):
     """Splitting late = one run per expert from the start, in a network whose split layer knows that expert alone."""

@@ -122,6 +122,7 @@ def _with(scene, attribute, word):
     return replace(scene, things=(replace(scene.things[0], **{attribute: word}),))
 
 
+@pytest.mark.slow
 def test_covered_prompts_are_drawn():
     """By the base alone, everything told counts."""
     weights = read_weights("miniature")
@@ -152,6 +153,7 @@ def test_every_form_holds_the_same_weights(write, tmp_path):
         assert torch.equal(loaded.state_dict()[name], tensor.half().float()), name
 
 
+@pytest.mark.slow
 def test_training_is_repeatable_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "EXAMPLES", 100)
     monkeypatch.setattr(training, "LESSON", 20)
@@ -180,6 +182,7 @@ def test_training_is_repeatable_and_goes_on(tmp_path, monkeypatch):
 # The demo -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_demo(tmp_path, capsys):
     path = tmp_path / "sheet.png"
     assert main(["demo", "--out", str(path)]) == 0

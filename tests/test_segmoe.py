@@ -36,6 +36,7 @@ def pipeline(folder: Path, seed: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layers", "top"), [("all", 2), ("attn", 1)])
 def test_what_segmoe_builds_and_saves_draws_the_same_here(tmp_path, layers, top):
     segmoe = pytest.importorskip("segmoe")

@@ -133,6 +133,7 @@ def test_the_bootstrap_of_a_mean_is_its_standard_error():
     assert found[1:] == pytest.approx([*theirs], abs=0.1 * width)
 
 
+@pytest.mark.slow
 def test_its_coverage_is_what_it_says():
     hits = 0
     for seed in range(200):

@@ -69,6 +69,7 @@ def test_output_that_cannot_be_written(weights, monkeypatch, capfd):
     assert capfd.readouterr().err == "emoe: standard output: No space left on device\n"
 
 
+@pytest.mark.slow
 def test_all_languages_whatever_the_locale(weights):
     environment = os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
     prompts = ["punainen bussi yöllä", "夜の赤いバス"]
@@ -87,6 +88,7 @@ def process(*arguments: str, **more) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves(weights):
     found = process(*score(*PROMPTS * 5, "--json", weights=weights))
     found.stdout.readline()
@@ -95,6 +97,7 @@ def test_a_reader_that_leaves(weights):
     assert found.wait(60) == 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done(weights, tmp_path):
     import time
 
