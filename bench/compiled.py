@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from card import show
 from measure import side_by_side
-from networks import inputs, random_unet, read_options, twin
+from networks import inputs, random_unet, read_options
 from torch import Tensor
 
 from emoe.heap import keep_freed_memory
+from emoe.moe import mix
 from emoe.route import PromptRoute
 from emoe.unet import UNet, UNetConfig
 from emoe.unet.attention import FeedForward
@@ -34,7 +35,7 @@ ROUTE, OTHER = [0.0, 0.6, 0.4, 0.0], [0.3, 0.0, 0.0, 0.7]
 
 
 def main() -> None:
-    options, to = read_options(__doc__, rounds=5)
+    options, to = read_options(__doc__, rounds=3)
     keep_freed_memory()
     unet = random_unet(TINY if options.small else UNetConfig(), EXPERTS, **to)
     x, t, text = inputs(unet, 1, 256 if options.small else 512)
@@ -52,7 +53,7 @@ def main() -> None:
         if cuda:
             ways["compiled, CUDA graphs"] = lambda new: torch.compile(new, mode="reduce-overhead"), False
         else:
-            ways["compiled by parts, frozen"] = lambda new: by_parts(new, frozen=True), True
+            ways["compiled by parts, frozen"] = by_parts, True
             ways["compiled, frozen"] = torch.compile, True
 
     rows = []
@@ -87,10 +88,18 @@ def main() -> None:
     )
 
 
-def by_parts(unet: UNet, frozen: bool = False) -> UNet:
+def twin(unet: UNet) -> UNet:
+    """Another module over the same tensors."""
+    with torch.device("meta"):
+        new = mix(UNet(unet.config), EXPERTS, gated=True)
+    new.load_state_dict(unet.state_dict(), strict=True, assign=True)
+    return new.eval().requires_grad_(False)
+
+
+def by_parts(unet: UNet) -> UNet:
     parts = [module for module in unet.modules() if isinstance(module, Resnet | Downsample | FeedForward)]
     # torch counts what it compiled by source line, which blocks share; frozen, each is one of its own
-    torch._dynamo.config.recompile_limit = len(parts) if frozen else 64
+    torch._dynamo.config.recompile_limit = len(parts)
     for part in parts:
         part.compile(dynamic=False)
     return unet

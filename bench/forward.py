@@ -14,7 +14,7 @@ from peers import MISSING, dense_peer
 
 def main() -> None:
     options, to = read_options(__doc__, rounds=5)
-    ours = random_unet(options.small, **to)
+    ours = random_unet(options.config, **to)
     theirs = dense_peer(ours)
     rows = []
     for batch in (1, 4):

@@ -20,7 +20,7 @@ PROMPT = "a photograph of an astronaut riding a horse"
 
 def main() -> None:
     options, to = read_options(__doc__, rounds=3)
-    unet, encode = random_unet(options.small, EXPERTS, **to), random_text(options.small, to["device"])
+    unet, encode = random_unet(options.config, EXPERTS, **to), random_text(options.small, to["device"])
     x, t, text = inputs(unet, 1, 256 if options.small else 512)
 
     said = encode([PROMPT])

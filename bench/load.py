@@ -1,6 +1,6 @@
 """Time and memory to build a mixture from four fp16 files, beside SegMoE's builder and the size of what is built.
 
-python bench/load.py --small            small widths, under 20 s
+python bench/load.py --small            small widths, 25 s
 python bench/load.py                    SD1.5's size (17 GB on disk, 7 GB of memory, five minutes)
 
 Each build has a process of its own, whose peak counts from after the imports; pages of mapped files are part of it.

@@ -20,8 +20,8 @@ EXPERTS, TOP = 4, 2
 
 def main() -> None:
     options, to = read_options(__doc__, rounds=5)
-    mixed = random_unet(options.small, EXPERTS, **to)
-    dense = random_unet(options.small, **to)
+    mixed = random_unet(options.config, EXPERTS, **to)
+    dense = random_unet(options.config, **to)
     theirs = segmoe_peer(mixed, "all", EXPERTS, TOP)
     route = PromptRoute(torch.tensor([[0.0, 0.6, 0.4, 0.0]]), **to)
     x, t, text = inputs(mixed, 1, 256 if options.small else 512)

@@ -9,16 +9,15 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from emoe.device import choose
-from emoe.moe import mix, mixtures
+from emoe.moe import mix
 from emoe.text import TextEncoder, clip_tokenizer
 from emoe.unet import UNet, UNetConfig
 
 SMALL = UNetConfig(channels=(32, 64, 128, 128), text_dim=64)
 
 
-def random_unet(small: bool | UNetConfig, experts: int = 0, layers: str = "all", **to: Any) -> UNet:
+def random_unet(config: UNetConfig, experts: int = 0, layers: str = "all", **to: Any) -> UNet:
     """Dense, or with mixtures and gate vectors. Weights keep activations near unit scale. to: device and dtype."""
-    config = small if isinstance(small, UNetConfig) else SMALL if small else UNetConfig()
     with torch.device("meta"):
         unet = UNet(config)
         if experts:
@@ -31,14 +30,6 @@ def random_unet(small: bool | UNetConfig, experts: int = 0, layers: str = "all",
     }  # fmt: skip
     unet.load_state_dict({name: t.to(**to) for name, t in state.items()}, strict=True, assign=True)
     return unet.eval().requires_grad_(False)
-
-
-def twin(unet: UNet) -> UNet:
-    """Another module over the same tensors."""
-    with torch.device("meta"):
-        new = mix(UNet(unet.config), len(next(iter(mixtures(unet).values())).experts), gated=True)
-    new.load_state_dict(unet.state_dict(), strict=True, assign=True)
-    return new.eval().requires_grad_(False)
 
 
 def random_text(small: bool, device: torch.device) -> TextEncoder:
@@ -67,5 +58,6 @@ def read_options(doc: str | None, rounds: int) -> tuple[argparse.Namespace, dict
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     options = parser.parse_args()
+    options.config = SMALL if options.small else UNetConfig()
     device, dtype = choose(options.device, options.dtype)
     return options, {"device": device, "dtype": dtype}

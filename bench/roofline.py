@@ -25,7 +25,7 @@ EXPERTS, TOP = 4, 2
 
 def main() -> None:
     options, to = read_options(__doc__, rounds=3)
-    unet, dense = random_unet(options.small, EXPERTS, **to), random_unet(options.small, **to)
+    unet, dense = random_unet(options.config, EXPERTS, **to), random_unet(options.config, **to)
     cuda = to["device"].type == "cuda"
     side = 512 if options.small else 8192 if cuda else 4096
     a, b = (torch.randn(side, side, **to) for _ in range(2))

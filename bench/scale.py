@@ -1,6 +1,6 @@
 """How does scoring grow with the prompts at a time, the experts, and the image's size?
 
-python bench/scale.py --small           small widths, under 20 s
+python bench/scale.py --small           small widths, 22 s
 python bench/scale.py                   SD1.5's size (15 minutes on 2 cores, 16 GB for eight experts)
 
 Every point has a process of its own, so that its peak is its own. Growth is the slope on logarithmic axes: 1 is in
@@ -21,6 +21,7 @@ from networks import inputs, random_unet, read_options
 
 from emoe.route import PromptRoute
 from emoe.uncertainty import measure, paths
+from emoe.unet import UNetConfig
 
 
 class Point(NamedTuple):
@@ -41,9 +42,11 @@ def main() -> None:
         "experts": [here._replace(experts=experts) for experts in ((2, 4) if options.small else (2, 4, 6, 8))],
         "size": [here._replace(size=n) for n in ((128, 256) if options.small else (256, 384, 512, 768))],
     }
+    every = dict.fromkeys(point for points in series.values() for point in points)  # `here` is in all series
+    measured = {point: _apart(point, options.config, to, options.rounds) for point in every}
     rows = []
     for name, points in series.items():
-        found = [_apart(point, options.small, to, options.rounds) for point in points]
+        found = [measured[point] for point in points]
         count = {"prompts": "rows", "experts": "experts", "size": "size"}[name]
         numbers = [getattr(point, count) ** (2 if name == "size" else 1) for point in points]
         growth = numpy.polyfit(numpy.log(numbers), numpy.log([s for s, _ in found]), 1)[0]
@@ -53,14 +56,14 @@ def main() -> None:
     show("How does scoring grow?", rows, top=2, dtype=str(to["dtype"]), growth_of_size="with its square")
 
 
-def _apart(point: Point, small: bool, to: dict[str, Any], rounds: int) -> tuple[float, float]:
+def _apart(point: Point, config: UNetConfig, to: dict[str, Any], rounds: int) -> tuple[float, float]:
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        return process.submit(score, point, small, to, rounds).result()
+        return process.submit(score, point, config, to, rounds).result()
 
 
-def score(point: Point, small: bool, to: dict[str, Any], rounds: int) -> tuple[float, float]:
+def score(point: Point, config: UNetConfig, to: dict[str, Any], rounds: int) -> tuple[float, float]:
     """Seconds a batch, and the peak in GB (weights included)."""
-    unet = random_unet(small, point.experts, **to)
+    unet = random_unet(config, point.experts, **to)
     x, t, text = inputs(unet, point.rows, point.size)
     weights = torch.zeros(point.rows, point.experts)
     weights[:, 0], weights[:, 1] = 0.6, 0.4

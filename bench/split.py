@@ -22,7 +22,7 @@ EXPERTS, TOP = 4, 2
 
 def main() -> None:
     options, to = read_options(__doc__, rounds=3)
-    unet = random_unet(options.small, EXPERTS, **to)
+    unet = random_unet(options.config, EXPERTS, **to)
     theirs = segmoe_peer(unet, "all", EXPERTS, TOP)
     x, t, text = inputs(unet, 1, 256 if options.small else 512)
     weights = torch.tensor([[0.0, 0.6, 0.4, 0.0]])
