@@ -6,14 +6,16 @@ import copy
 import importlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import watch
 from civitai_world import World
 from random_experts import write_mixture
 from server import serve
+from targets import TARGETS
 from transformers import CLIPConfig, CLIPModel
 
 from emoe.__main__ import main
@@ -202,3 +204,20 @@ def at(monkeypatch, tmp_path):
     importlib.import_module("huggingface_hub")
     monkeypatch.delenv("HF_TOKEN", raising=False)
     return point
+
+
+# Fuzzing ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory) -> Callable[[str, bytes], None]:
+    """(target, input): Find, or another error than EmoeError, if the target does what no input may bring about."""
+    begun = {}
+
+    def judge(name: str, data: bytes) -> None:
+        if name not in begun:
+            folder = tmp_path_factory.mktemp(name)
+            begun[name] = TARGETS[name].begin(folder), folder
+        watch.judge(begun[name][0], data, begun[name][1])
+
+    return judge
