@@ -25,7 +25,7 @@ from typing import Any
 import coverage_sections as sections
 import torch
 from card import show
-from coverage_answers import Answers, Found
+from coverage_answers import Found, answers
 from coverage_measure import Family, Judges, Load, Variant
 from coverage_prompts import draw
 from coverage_settings import FULL, SMALL, Plan, Row, Setting, choose, rank, validation
@@ -102,7 +102,7 @@ class Study:
         return validation(self.family(), self.plan)
 
     def answer(self, chosen: Mapping[str, Setting]) -> Found:
-        return Answers(self.family(), self.plan, chosen, cache(self.judges)).all()
+        return answers(self.family(), self.plan, chosen, cache(self.judges))
 
 
 def experiment(
@@ -121,19 +121,19 @@ def experiment(
     studies = [Study(name, load, plan, work, judges, world) for name, load in loads.items()]
     ranking = rank(dict(zip(loads, side_by_side(Study.validate, studies), strict=True)))
     chosen = choose(ranking)
-    answers = dict(zip(loads, side_by_side(Study.answer, studies, [chosen] * len(studies)), strict=True))
+    found = dict(zip(loads, side_by_side(Study.answer, studies, [chosen] * len(studies)), strict=True))
 
     report = Report(QUESTION)
-    rows = [{"family": name} | row for name, answer in answers.items() for row in answer["summary"]]
-    sections.setup(report, answers, plan, world, command)
+    rows = [{"family": name} | row for name, answer in found.items() for row in answer["summary"]]
+    sections.setup(report, found, plan, world, command)
     sections.short(report, rows)
     sections.choice(report, ranking, chosen)
-    sections.languages(report, answers)
-    sections.timesteps(report, answers)
-    sections.gaps(report, answers)
-    sections.images(report, answers, plan)
-    sections.beside(report, answers)
-    sections.variants(report, answers)
+    sections.languages(report, found)
+    sections.timesteps(report, found)
+    sections.gaps(report, found)
+    sections.images(report, found, plan)
+    sections.beside(report, found)
+    sections.variants(report, found)
     return report, rows
 
 

@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol
 
 import numpy
 import torch
+from coverage_baselines import CALIBRATED, Calibration, calibration, unheard
+from coverage_estimators import look, parts
 from coverage_prompts import Ask, Groups
 from coverage_store import Store, Values
 from PIL import Image
@@ -26,9 +28,8 @@ from emoe.miniature.train.data import captions
 from emoe.miniature.world import Mention, Scene, World
 from emoe.model import Model
 from emoe.schedule import timesteps
-from emoe.study import estimators
-from emoe.study.baselines import BASELINES, CALIBRATED, GATED, Calibration, calibration, classifier_error, unheard
-from emoe.study.observe import look, observe, starting_noise
+from emoe.study.baselines import BASELINES, GATED, classifier_error
+from emoe.study.observe import observe
 from emoe.text import TextStates
 from emoe.uncertainty import measure
 
@@ -108,13 +109,13 @@ class Family:
 
         def read() -> dict[str, list[float]]:
             model = self.model(variant)
-            z, found = starting_noise(model, seed), []
+            z, found = model.noise(seed), []
             empty = look(model, model.encode([""]), z, timestep)
             for batch in _batches(self.asks(split, group, specs)):
                 seen = look(model, model.encode([ask.prompt for ask in batch]), z, timestep)
                 pairs = {"pre": (seen.m_pre, empty.m_pre), "post": (seen.m_post, empty.m_post)}
                 found.append(
-                    {f"{r} {k}": v for r, pair in pairs.items() for k, v in estimators.parts(*pair).items()}
+                    {f"{r} {k}": v for r, pair in pairs.items() for k, v in parts(*pair).items()}
                 )  # fmt: skip
             return _joined(found)
 
@@ -128,7 +129,7 @@ class Family:
 
         def read() -> dict[str, list[float]]:
             model, found, known = self.model(Variant()), [], self.calibration(timestep)
-            z = starting_noise(model, 0)
+            z = model.noise(0)
             for batch in _batches(self.asks(split, group, specs)):
                 text = model.encode([ask.prompt for ask in batch])
                 seen = observe(model, text, z, timestep, STEPS)
@@ -153,7 +154,7 @@ class Family:
         told = captions(self.world, [next(scenes) for _ in range(self.captions)], rng)
         states = [model.encode(told[i : i + BATCH]) for i in range(0, self.captions, BATCH)]
         prompts = [ask.prompt for ask in self.asks("validation", "languages")[: 2 * BATCH]]
-        seen = observe(model, model.encode(prompts), starting_noise(model, 0), timestep, STEPS)
+        seen = observe(model, model.encode(prompts), model.noise(0), timestep, STEPS)
         return calibration(_all(states), seen)
 
     # Images ---------------------------------------------------------------------------------------------------------

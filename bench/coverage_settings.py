@@ -8,12 +8,12 @@ from itertools import product
 from typing import Any
 
 import numpy
+from coverage_estimators import ESTIMATORS
 from coverage_measure import FIRST, Family
 from coverage_prompts import Ask
 from coverage_store import Values
 
 from emoe.miniature.world import World
-from emoe.study.estimators import ESTIMATORS
 from emoe.study.statistics import auroc
 
 WELL = 0.1  # from this coverage on, a language counts as covered; between it and 0 lies what is seldom told

@@ -173,6 +173,8 @@ def check(weights: Weights) -> None:
         raise wrong("top", f"is {shown(weights.top)}, but there are {count} experts; choose 1 to {count}")
     if weights.gate == "uniform" and weights.top not in (None, count):
         raise wrong("top", f"is {shown(weights.top)}, but gate = 'uniform' uses all {count} experts; delete it")
+    if weights.gate != "prompt" and weights.temperature != 1.0:
+        raise wrong("temperature", f"is the prompt gate's, and gate = {weights.gate!r} has none; delete it")
     if weights.gate == "prompt" or (weights.gate == "hidden" and not weights.segmoe):
         _check_descriptors(weights)
 

@@ -13,7 +13,8 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from emoe.route import Route
-from emoe.schedule import SCHEDULERS, predict, timesteps
+from emoe.schedule import SCHEDULERS, after, predict, timesteps
+from emoe.uncertainty import wide
 from emoe.unet import UNet
 
 
@@ -44,8 +45,8 @@ def denoise(
 
     noises: (1, 4, h, w) each; the first is where the run starts, DDPM takes one a step.
     text, negative: text states (b, n, c); without `negative` (None) there is no guidance.
-    route: over the g·b rows of both halves, the negative one first. Where it splits, the first step does, and from
-    then on the paths go their ways one after the other, which costs no more than all at once and needs less memory.
+    route: over the g·b rows of both halves, the negative one first. Where it splits, the first step does, and the
+    paths stay rows of one batch to the end.
     """
     step, ts = SCHEDULERS[scheduler], timesteps(steps)
     states = text if negative is None else torch.cat([negative, text])  # (g·b, n, c)
@@ -57,18 +58,14 @@ def denoise(
 
     z, before = repeat(draw(), "1 ... -> 1 b ...", b=samples), None
     for i, t in enumerate(ts):
-        outs, now_t = [], torch.tensor([t], device=device)
-        for path in z:
-            rows = repeat(path, "b ... -> (g b) ...", g=halves).to(dtype)
-            outs.append(unet(rows, now_t, states, route))
-        noise, m_pre, m_post = (
-            rearrange(torch.cat(m), "(p g b) ... -> g p b ...", g=halves, b=samples) for m in zip(*outs, strict=True)
-        )
+        rows = repeat(z, "p b ... -> (p g b) ...", g=halves).to(dtype)
+        out = unet(rows, torch.tensor([t], device=device), states, route)
+        output, m_pre, m_post = (rearrange(m, "(p g b) ... -> g p b ...", g=halves, b=samples) for m in out)
         route = route and route.without_split()
 
-        noise = noise if noise.itemsize > 4 else noise.float()
-        guided = noise[0] if negative is None else noise[0] + guidance * (noise[1] - noise[0])
+        output = wide(output)
+        guided = output[0] if negative is None else output[0] + guidance * (output[1] - output[0])
         now = predict(z, guided, t, prediction)  # one z becomes p of them at the split
-        z = step(ts, i, z, now, before, draw)
-        before = now
+        z = step(t, after(t, steps), z, now, before, draw)
+        before = t, now
         yield Denoised(i, t, z, m_pre[-1], m_post[-1])

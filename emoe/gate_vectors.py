@@ -26,7 +26,8 @@ def gate_vectors(unet: UNet, text: TextEncoder, weights: Weights, prediction: st
     """Give a mixed UNet its gate vectors, in place: those on disk if they are this mixture's, else captured now."""
     path = weights.path.with_suffix(".gates.safetensors")
     descriptors = [(expert.positive, expert.negative) for expert in weights.experts]
-    key = fingerprint(("capture", descriptors, SEED, STEPS, GUIDANCE, prediction, unet.config), unet, text.model)
+    settings = "capture", descriptors, SEED, STEPS, GUIDANCE, prediction, unet.config, text.settings
+    key = fingerprint(settings, unet, text.model)
     if _read(path, key, unet):
         return
     log.warning("capturing the gate vectors of %d experts, %d steps each", len(descriptors), STEPS)

@@ -49,10 +49,9 @@ def steps(model: Model, prompts: list[str], negatives: list[str], recipe: Recipe
     """The run step by step, with what every path showed at the mid-block: for studies over steps."""
     text, negative = model.encode(prompts), model.encode(negatives)
     guided = recipe.guidance > 1
-    side = recipe.size // model.pixels
     return denoise(
         model.unet,
-        draws(recipe.seed, (1, model.unet.config.latent_channels, side, side)),
+        draws(recipe.seed, model.latent_shape(recipe.size)),
         text.states.to(model.dtype),
         negative.states.to(model.dtype) if guided else None,
         model.route(text, negative, halves=2 if guided else 1, split=recipe.mode == "emoe"),

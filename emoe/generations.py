@@ -29,8 +29,8 @@ class Recipe:
     steps: int = 25
     guidance: float = 7.5  # 1: none
     seed: int = 0  # of the starting noise, the same for every prompt and path
-    size: int | None = None  # pixels a side, a multiple of 64; None: the checkpoint's own
-    max_uncertainty: float | None = None  # prompts above it are halted before the second step
+    size: int | None = None  # pixels per side, a multiple of 64 with SD1.5's VAE; None: the checkpoint's own
+    max_uncertainty: float | None = None  # prompts above it get no image
     read_out: str = "post"  # as a `Reading`'s
     estimator: str = "eu"
 

@@ -11,6 +11,8 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TypeVar
 
+from torch import Tensor
+
 from emoe.config import SPLITS, Expert
 from emoe.errors import EmoeError
 from emoe.fingerprint import fingerprint
@@ -18,6 +20,7 @@ from emoe.gate import Gate
 from emoe.generations import Recipe
 from emoe.moe import layers_of
 from emoe.route import HiddenRoute, PromptRoute, Route
+from emoe.schedule import noise
 from emoe.scores import Reading
 from emoe.text import TextEncoder, TextStates
 from emoe.unet import UNet
@@ -53,7 +56,8 @@ class Model:
         self.experts, self.prediction, self._load_vae = tuple(experts), prediction, load_vae
         self.pixels = pixels
         self.device, self.dtype = unet.conv_in.weight.device, unet.conv_in.weight.dtype
-        self.mixture = fingerprint((type(gate).__name__, gate.settings, split, unet.config, pixels), unet, text.model)
+        settings = type(gate).__name__, gate.settings, split, unet.config, pixels, text.settings
+        self.mixture = fingerprint(settings, unet, text.model)
 
     @cached_property
     def vae(self) -> VAE:
@@ -93,9 +97,23 @@ class Model:
             return HiddenRoute(halves * len(text.prompts), self.gate.experts, self.gate.top, where, halves)
         return PromptRoute(weights.repeat(halves, 1), where, self.device, self.dtype)
 
+    @property
+    def own_size(self) -> int:
+        """Pixels per side of the images that the checkpoint learnt to draw."""
+        return self.unet.config.sample_size * self.pixels
+
+    def latent_shape(self, size: int) -> tuple[int, int, int, int]:
+        """(1, 4, h, w), of an image `size` pixels wide and high."""
+        side = size // self.pixels
+        return 1, self.unet.config.latent_channels, side, side
+
+    def noise(self, seed: int, size: int | None = None) -> Tensor:
+        """Where the run of a seed starts, float32, the same for every prompt. size: default the own one."""
+        return noise(seed, self.latent_shape(size or self.own_size)).to(self.device)
+
     def at_own_size(self, told: Told) -> Told:
         """A reading or a recipe, with the checkpoint's own size where it names none. EmoeError if none of it fits."""
-        told = told if told.size else replace(told, size=self.unet.config.sample_size * self.pixels)
+        told = told if told.size else replace(told, size=self.own_size)
         if told.size % (step := 8 * self.pixels):  # the UNet halves the latents three times
             raise EmoeError(f"size is {told.size} pixels; with this model's VAE it must be a multiple of {step}")
         return told

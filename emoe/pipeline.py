@@ -67,7 +67,7 @@ class EMoE(Model):
         negative: one negative prompt for all, or one each; it takes part in the route alone.
         seed, seeds: average over the noises of seed, seed + 1, ..., seed + seeds - 1.
         steps: of a run of so many, the first is read.  timestep: read here instead, 0 to 999.
-        size: pixels a side, a multiple of 64; default the checkpoint's own.
+        size: pixels per side, a multiple of 64 with SD1.5's VAE; default the checkpoint's own.
         read_out: "post" (what leaves the mid-block) or "pre" (what enters it).
         estimator: what `uncertainty` is: "eu" (the paper's), or "eu-over-answer" (over how much a prompt changes).
         batch_size: prompts at a time, each one row before the split and M after it; default 1 on a CPU, else 16.

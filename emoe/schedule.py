@@ -43,6 +43,11 @@ def timesteps(steps: int) -> list[int]:
     return [stride * i + 1 for i in reversed(range(steps))]
 
 
+def after(t: int, steps: int) -> int:
+    """Where the step at `t` of a run of `steps` leads; below 0 at its end."""
+    return t - TRAIN_STEPS // steps
+
+
 class Prediction(NamedTuple):
     """What the network makes of z: both parts, as either follows from the other."""
 
@@ -58,46 +63,56 @@ def predict(z: Tensor, output: Tensor, t: int, kind: str = "epsilon") -> Predict
     return Prediction((z - s * output) / a, output)
 
 
-# A step: (timesteps, index, z, prediction now, prediction one step earlier, how to draw noise) -> the next z.
+# A step: (timestep, the one it leads to, z, prediction now, what came before, how to draw noise) -> the next z.
 Draw = Callable[[], Tensor]
-Step = Callable[[list[int], int, Tensor, Prediction, Prediction | None, Draw], Tensor]
+Before = tuple[int, Prediction] | None  # the step before: its timestep, its prediction
+Step = Callable[[int, int, Tensor, Prediction, Before, Draw], Tensor]
 
 
-def ddim(ts: list[int], i: int, z: Tensor, now: Prediction, before: Prediction | None, draw: Draw) -> Tensor:
+def ddim(t: int, to: int, z: Tensor, now: Prediction, before: Before, draw: Draw) -> Tensor:
     """Deterministic (eta = 0): the same image, the same noise, less of it."""
-    bar = BARS[max(0, _next(ts, i))]
+    bar = BARS[max(0, to)]
     return bar**0.5 * now.image + (1 - bar) ** 0.5 * now.noise
 
 
-def ddpm(ts: list[int], i: int, z: Tensor, now: Prediction, before: Prediction | None, draw: Draw) -> Tensor:
+def ddpm(t: int, to: int, z: Tensor, now: Prediction, before: Before, draw: Draw) -> Tensor:
     """Ancestral: the mean of the posterior between z and the image, and fresh noise of its (smaller) variance."""
-    bar = BARS[ts[i]]
-    after = BARS[_next(ts, i)] if _next(ts, i) >= 0 else 1.0
-    beta = 1 - bar / after
-    mean = after**0.5 * beta / (1 - bar) * now.image + (1 - beta) ** 0.5 * (1 - after) / (1 - bar) * z
-    return mean + ((1 - after) / (1 - bar) * beta) ** 0.5 * draw()
+    return posterior_mean(t, to, z, now) + posterior_sigma(t, to) * draw()
 
 
-def dpm(ts: list[int], i: int, z: Tensor, now: Prediction, before: Prediction | None, draw: Draw) -> Tensor:
+def posterior_mean(t: int, to: int, z: Tensor, now: Prediction) -> Tensor:
+    """Of DDPM's distribution of the next z, given where the image is predicted."""
+    bar, bar_to, beta = _betas(t, to)
+    return bar_to**0.5 * beta / (1 - bar) * now.image + (1 - beta) ** 0.5 * (1 - bar_to) / (1 - bar) * z
+
+
+def posterior_sigma(t: int, to: int) -> float:
+    """Its standard deviation; 0 at a run's last step."""
+    bar, bar_to, beta = _betas(t, to)
+    return ((1 - bar_to) / (1 - bar) * beta) ** 0.5
+
+
+def dpm(t: int, to: int, z: Tensor, now: Prediction, before: Before, draw: Draw) -> Tensor:
     """DPM-Solver++(2M), midpoint, in half the logarithm of the signal-to-noise ratio; it ends on the image itself."""
-    if i == len(ts) - 1:
+    if to < 0:
         return now.image
-    bar, after = BARS[ts[i]], BARS[ts[i + 1]]
-    h = _half_log_snr(after) - _half_log_snr(bar)
+    h = _half_log_snr(to) - _half_log_snr(t)
     image = now.image
     if before is not None:  # the image predicted for the middle of the step, from the last two
-        ratio = (_half_log_snr(bar) - _half_log_snr(BARS[ts[i - 1]])) / h
-        image = image + (image - before.image) / (2 * ratio)
-    return ((1 - after) / (1 - bar)) ** 0.5 * z - after**0.5 * math.expm1(-h) * image
+        t_before, prediction = before
+        ratio = (_half_log_snr(t) - _half_log_snr(t_before)) / h
+        image = image + (image - prediction.image) / (2 * ratio)
+    return ((1 - BARS[to]) / (1 - BARS[t])) ** 0.5 * z - BARS[to] ** 0.5 * math.expm1(-h) * image
 
 
 SCHEDULERS: dict[str, Step] = {"ddim": ddim, "ddpm": ddpm, "dpm++": dpm}
 
 
-def _next(ts: list[int], i: int) -> int:
-    """The timestep that step i leads to; below 0 at the end."""
-    return ts[i] - TRAIN_STEPS // len(ts)
+def _betas(t: int, to: int) -> tuple[float, float, float]:
+    """The bars at both ends of a step, and the noise that it takes away."""
+    bar, bar_to = BARS[t], BARS[to] if to >= 0 else 1.0
+    return bar, bar_to, 1 - bar / bar_to
 
 
-def _half_log_snr(bar: float) -> float:
-    return 0.5 * math.log(bar / (1 - bar))
+def _half_log_snr(t: int) -> float:
+    return 0.5 * math.log(BARS[t] / (1 - BARS[t]))

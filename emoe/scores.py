@@ -12,8 +12,8 @@ from torch import Tensor
 from emoe.errors import EmoeError
 from emoe.schedule import TRAIN_STEPS, timesteps
 
-SIZE_STEP = 64  # pixels: 8 to a latent pixel's side, and the UNet halves the resolution three times
-LARGEST = 8192  # pixels a side; no SD1.5 model has seen a quarter of it
+SMALLEST = 16  # pixels per side: the UNet halves the latents three times, and no VAE makes less than 2 pixels of one
+LARGEST = 8192  # no SD1.5 model has seen a quarter of it
 READ_OUTS = ("post", "pre")
 ESTIMATORS = ("eu", "eu-over-answer")
 
@@ -25,7 +25,7 @@ class Reading:
     seed: int = 0  # average over the starting noises of seed, seed + 1, ..., seed + seeds - 1
     seeds: int = 1
     timestep: int = 961  # 0 to 999; 961 is the first of 25 steps
-    size: int | None = None  # pixels a side, a multiple of 64; None: the checkpoint's own
+    size: int | None = None  # pixels per side, a multiple of 64 with SD1.5's VAE; None: the checkpoint's own
     read_out: str = "post"  # "post" (what leaves the mid-block) or "pre" (what enters it)
     estimator: str = "eu"  # what `uncertainty` is: "eu" (the paper's) or "eu-over-answer"
 
@@ -43,8 +43,11 @@ class Reading:
             raise EmoeError(f"seed is {self.seed}; it must lie between 0 and 2^63 - seeds")
         if not 0 <= self.timestep < TRAIN_STEPS:
             raise EmoeError(f"timestep is {self.timestep}; it must lie between 0 and {TRAIN_STEPS - 1}")
-        if self.size is not None and (not SIZE_STEP <= self.size <= LARGEST or self.size % SIZE_STEP):
-            raise EmoeError(f"size is {self.size} pixels; it must be a multiple of {SIZE_STEP}, {LARGEST} at most")
+        if self.size is not None and (not SMALLEST <= self.size <= LARGEST or self.size % SMALLEST):
+            raise EmoeError(
+                f"size is {self.size} pixels; it must be a multiple of 64 ({SMALLEST} with the smallest VAEs), "
+                f"{LARGEST} at most"
+            )
 
     @classmethod
     def of(cls, steps: int = 25, timestep: int | None = None, **others: Any) -> Reading:

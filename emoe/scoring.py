@@ -14,7 +14,6 @@ from emoe.device import check_finite
 from emoe.errors import EmoeError
 from emoe.model import Model
 from emoe.route import Route
-from emoe.schedule import noise
 from emoe.scores import Reading, Scores
 from emoe.text import TextStates
 from emoe.uncertainty import answer, measure, paths
@@ -57,11 +56,9 @@ def score(
 def middle(model: Model, text: TextStates, route: Route, reading: Reading) -> Tensor:
     """What every path shows at the mid-block, (s, e, b, c, h, w), under every seed."""
     states, t = text.states.to(model.dtype), torch.tensor([reading.timestep], device=model.device)
-    side = reading.size // model.pixels
-    shape = (1, model.unet.config.latent_channels, side, side)
     m = []
     for seed in range(reading.seed, reading.seed + reading.seeds):
-        z = noise(seed, shape).to(model.device, model.dtype)  # the same for every prompt
+        z = model.noise(seed, reading.size).to(model.dtype)  # the same for every prompt
         out = model.unet(z.expand(len(states), -1, -1, -1), t, states, route, stop_at_mid=True)
         m.append(paths(out.m_post if reading.read_out == "post" else out.m_pre, model.gate.experts))
     return torch.stack(m)

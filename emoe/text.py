@@ -28,15 +28,19 @@ class TextEncoder:
     """A tokenizer and a text encoder, which stays in float32 so that no route depends on the network's dtype."""
 
     def __init__(self, model: CLIPTextModel, tokenizer: CLIPTokenizer):
+        config, words = model.config, tokenizer.get_vocab()
         self.model, self.tokenizer = model, tokenizer
-        self.length = model.config.max_position_embeddings
+        self.length = config.max_position_embeddings
         self.end = tokenizer.eos_token_id
         self.pad = self.end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
-        if tokens > model.config.vocab_size or self.end is None:
+        # what tells two of them apart that have equal weights
+        network = config.num_attention_heads, config.hidden_act, config.layer_norm_eps
+        self.settings = (*network, self.end, self.pad, tuple(sorted(words.items())))
+        tokens = 1 + max(words.values(), default=-1)
+        if tokens > config.vocab_size or self.end is None:
             raise EmoeError(
                 f"the tokenizer ({tokens} tokens, the last one {self.end}) does not go with the text encoder "
-                f"({model.config.vocab_size} tokens); name the one that does under `tokenizer`"
+                f"({config.vocab_size} tokens); name the one that does under `tokenizer`"
             )
 
     @torch.inference_mode()

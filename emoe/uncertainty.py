@@ -32,24 +32,32 @@ def measure(m: Tensor) -> Uncertainty:
     With several seeds the law of total variance separates what the experts do not know (the mean over seeds of
     the variance over paths) from what the starting noise decides (the variance over seeds of the mean path).
     """
-    m = m if m.itemsize > 4 else m.float()  # float32 even where the network runs in half precision
-    apart = m - m[:, :1]  # variance does not mind the shift; paths that agree give exactly 0
-    variance = apart.var(dim=1, correction=0).mean(dim=0)  # (b, c, h, w)
+    m = wide(m)  # even where the network runs in half precision
+    variance = population_variance(m, dim=1).mean(dim=0)  # (b, c, h, w)
     mean_path = m.mean(dim=1)  # (s, b, c, h, w)
 
     eu = variance.mean(dim=(1, 2, 3))
     d_mid = variance[0].numel()
     power = mean_path.square().mean(dim=(0, 2, 3, 4))
-    aleatoric = (mean_path - mean_path[:1]).var(dim=0, correction=0).mean(dim=(1, 2, 3))
+    aleatoric = population_variance(mean_path, dim=0).mean(dim=(1, 2, 3))
     return Uncertainty(eu, d_mid**0.5 * eu, eu / power, aleatoric, variance.mean(dim=1))
 
 
 def answer(m: Tensor, empty: Tensor) -> Tensor:
-    """How much a prompt changes at the mid-block: the mean square of the paths' mean, less that of the empty prompt.
+    """How much a prompt changes at the mid-block: the mean square of the paths' mean minus that of the empty prompt.
 
     m: (s, e, b, c, h, w).  empty: (s, e, 1, c, h, w), the same of the empty prompt.  Returns (b,), in eu's unit.
     Experts that have never met a prompt hardly answer it, so eu over this rises where either says so. Ours, not the
     paper's.
     """
-    m, empty = (t if t.itemsize > 4 else t.float() for t in (m, empty))
-    return (m.mean(dim=1) - empty.mean(dim=1)).square().mean(dim=(0, 2, 3, 4))
+    return (wide(m).mean(dim=1) - wide(empty).mean(dim=1)).square().mean(dim=(0, 2, 3, 4))
+
+
+def population_variance(x: Tensor, dim: int) -> Tensor:
+    """Over an axis of paths, or seeds (Eq. 8 divides by M, not M - 1); where they agree it is exactly 0."""
+    return (x - x.narrow(dim, 0, 1)).var(dim=dim, correction=0)  # variance does not mind the shift
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x if x.itemsize > 4 else x.float()

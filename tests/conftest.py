@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import forms
 import pytest
 import torch
 import watch
@@ -25,8 +26,11 @@ from emoe.moe import mix, origin
 from emoe.pipeline import EMoE
 from emoe.text import TextEncoder, clip_tokenizer
 from emoe.unet import UNet, UNetConfig
+from emoe.vae import VAE, VAEConfig
 
 TINY = UNetConfig(channels=(32, 64, 64, 64), text_dim=64, sample_size=16)
+TINY_VAE = VAEConfig(channels=(32, 64, 128, 128))  # as forms.state writes
+THREE_LEVELS = VAEConfig(channels=(32, 64, 128))
 DATA = Path(__file__).parent / "data"
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder in which even root can make nothing")
@@ -53,6 +57,11 @@ def random_unet(seed: int, config: UNetConfig = TINY) -> UNet:
     return UNet(config).eval().requires_grad_(False)
 
 
+def random_vae(config: VAEConfig = TINY_VAE, seed: int = 0) -> VAE:
+    torch.manual_seed(seed)
+    return VAE(config).eval().requires_grad_(False)
+
+
 def mixture_of(base: UNet, experts: list[UNet], layers: str = "all", gated: bool = False) -> UNet:
     """A mixed UNet put together in memory, sharing its parts' tensors; gates, if any, are random."""
     unet = mix(copy.deepcopy(base), len(experts), layers, gated)
@@ -63,6 +72,15 @@ def mixture_of(base: UNet, experts: list[UNet], layers: str = "all", gated: bool
         state[name] = torch.randn_like(tensor) if name.endswith(".gate.weight") else owners[expert][original]
     unet.load_state_dict(state, assign=True)
     return unet.requires_grad_(False)
+
+
+def of_expert(unet: UNet, layer: str, i: int) -> UNet:
+    """A copy whose first block has expert i, and no other, in all mixtures of a sub-layer: what path i sees there."""
+    unet = copy.deepcopy(unet)
+    block = unet.down_blocks[0].attentions[0].transformer_blocks[0]
+    for mixture in [block.ff] if layer == "ff" else [block.get_submodule(f"{layer}.to_{to}") for to in "qkv"]:
+        mixture.experts = torch.nn.ModuleList([mixture.experts[i]] * len(mixture.experts))
+    return unet
 
 
 def random_text(seed: int = 0, width: int = 64) -> TextEncoder:
@@ -122,6 +140,15 @@ def table(name: str) -> dict[str, tuple[int, ...]]:
     lines = (DATA / f"{name}.txt").read_text().splitlines()
     rows = (line.split(" ") for line in lines if not line.startswith("#"))
     return {name: tuple(map(int, shape.split("x"))) for name, shape in rows}
+
+
+# Checkpoints on disk -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def states() -> tuple[forms.State, ...]:
+    """Three small checkpoints, to be written in whatever form."""
+    return tuple(forms.state(seed) for seed in (1, 2, 3))
 
 
 # The command line ---------------------------------------------------------------------------------------------------

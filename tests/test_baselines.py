@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 
+import coverage_estimators as estimators
 import pytest
 import torch
 from conftest import NEGATIVE, POSITIVE, mixture_of, random_unet, uniform_model
+from coverage_baselines import CALIBRATED, calibration, saturated, unheard
+from coverage_estimators import look
 from torch import Tensor
 
 from emoe.errors import EmoeError
 from emoe.gate import PromptGate
 from emoe.pipeline import EMoE
-from emoe.schedule import BARS, noise
-from emoe.study import baselines, estimators
-from emoe.study.baselines import BASELINES, CALIBRATED, GATED, calibration, classifier_error, paide, saturated
-from emoe.study.observe import Observed, look, observe, starting_noise
+from emoe.schedule import BARS, after, noise, posterior_mean, posterior_sigma
+from emoe.study import baselines
+from emoe.study.baselines import BASELINES, GATED, classifier_error, paide
+from emoe.study.observe import Observed, observe
 from emoe.study.statistics import spearman
 
 PROMPTS = ["a red bus", "punainen bussi", "a", "two dogs and a cat, oil painting", "yksi kaksi kolme"]
@@ -23,7 +26,7 @@ PROMPTS = ["a red bus", "punainen bussi", "a", "two dogs and a cat, oil painting
 
 @pytest.fixture(scope="module")
 def seen(model) -> Observed:
-    return observe(model, model.encode(PROMPTS), starting_noise(model, 0))
+    return observe(model, model.encode(PROMPTS), model.noise(0))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def equal(base, text) -> EMoE:
 
 def test_both_ways_of_looking_are_the_score(model, seen):
     scores = model.score(PROMPTS, batch_size=5)
-    trunk = look(model, model.encode(PROMPTS), starting_noise(model, 0), 961)
+    trunk = look(model, model.encode(PROMPTS), model.noise(0), 961)
     for m_post in (seen.m_post, trunk.m_post):
         assert torch.allclose(baselines.variance(m_post), scores.eu, rtol=1e-4)
     part = estimators.parts(trunk.m_post, torch.zeros(4, 1, 1, 1, 1))
@@ -53,7 +56,7 @@ def test_the_score_over_the_answer(model):
     scores = model.score(PROMPTS, batch_size=2, **asked)
     seeds = []
     for seed in (3, 4):
-        z = starting_noise(model, seed)
+        z = model.noise(seed)
         here, empty = (look(model, model.encode(texts), z, 961).m_pre for texts in (PROMPTS, [""]))
         seeds.append(estimators.parts(here, empty))
     part = estimators.join(seeds)
@@ -74,7 +77,7 @@ def test_the_observed_step_is_the_runs_first(model, seen):
 
     recipe = Recipe("emoe", size=model.unet.config.sample_size * 8)
     first = next(steps(model, PROMPTS, [""] * len(PROMPTS), recipe))
-    after = baselines.next_latents(seen, baselines.ddim)
+    after = baselines.next_latents(seen)
     assert torch.allclose(after, first.latents, atol=1e-4)
     assert torch.allclose(seen.m_post, first.m_post, atol=1e-4)
 
@@ -95,12 +98,13 @@ def test_the_coefficients_of_the_first_step(seen):
         (25, 961, -0.249, -0.448, 0.597),
         (50, 981, -0.123, -0.233, 0.455),
     ):
-        here = seen._replace(timestep=timestep, steps=steps)
-        more = _with_noise(here, here.now.noise + 1)
-        for step, c in ((baselines.ddim, c_ddim), (baselines.ddpm, c_ddpm)):
-            before, after = (baselines.next_latents(s, step) for s in (_with_noise(here, here.now.noise), more))
-            assert (after - before).mean().item() == pytest.approx(c, abs=6e-4)
-        assert baselines.sigma(here) == pytest.approx(sigma, abs=6e-4)
+        here = seen._replace(timestep=timestep, to=after(timestep, steps))
+        both = _with_noise(here, here.now.noise), _with_noise(here, here.now.noise + 1)
+        less, more = (baselines.next_latents(s) for s in both)
+        assert (more - less).mean().item() == pytest.approx(c_ddim, abs=6e-4)
+        less, more = (posterior_mean(s.timestep, s.to, s.z, s.now) for s in both)
+        assert (more - less).mean().item() == pytest.approx(c_ddpm, abs=6e-4)
+        assert posterior_sigma(here.timestep, here.to) == pytest.approx(sigma, abs=6e-4)
 
 
 def _with_noise(seen: Observed, found: Tensor) -> Observed:
@@ -127,8 +131,8 @@ def test_paide_lies_between_zero_and_the_logarithm():
 
 def test_distances_of_gaussians(seen):
     """Against KL and Bhattacharyya written out for two paths of one prompt."""
-    mean = baselines.next_latents(seen, baselines.ddpm)[:2, 0].double().flatten(1)
-    sigma = baselines.sigma(seen)
+    mean = posterior_mean(seen.timestep, seen.to, seen.z, seen.now)[:2, 0].double().flatten(1)
+    sigma = posterior_sigma(seen.timestep, seen.to)
     p, q = (torch.distributions.Normal(m, sigma) for m in mean)
     kl = torch.distributions.kl_divergence(p, q).sum()
     assert baselines.distances(seen, "KL")[0, 0, 1].item() == pytest.approx(kl.item(), rel=1e-5)
@@ -162,7 +166,7 @@ def test_text_distances(model, seen):
 
 
 def test_the_empty_prompt_says_nothing(model):
-    found = baselines.unheard(model, model.encode(["", *PROMPTS]))
+    found = unheard(model, model.encode(["", *PROMPTS]))
     assert found[0].item() == pytest.approx(1)
     assert found[1:].max() < 1
 
@@ -178,7 +182,7 @@ def test_the_median_distance_scales_to_one(model, seen):
 
 
 def test_equal_experts_give_nothing(equal):
-    text, z = equal.encode(PROMPTS), starting_noise(equal, 0)
+    text, z = equal.encode(PROMPTS), equal.noise(0)
     found = observe(equal, text, z)
     for name in ("Var(m_pre)", "Var(m_post)", "Var(z)", "Var(noise)", "mean W2", "PaiDE KL, D/d"):
         assert BASELINES[name](found).abs().max() < 1e-8, name
@@ -198,7 +202,7 @@ def test_mean_w2_ranks_as_the_latents_variance(seen):
 
 def test_every_baseline_is_a_number_a_prompt_and_minds_no_batch_mates(model, seen):
     known = calibration(model.encode(["a blue car", "a"]), seen)
-    alone = observe(model, model.encode(PROMPTS[1:2]), starting_noise(model, 0))
+    alone = observe(model, model.encode(PROMPTS[1:2]), model.noise(0))
     tables = [BASELINES, GATED, {name: lambda s, f=f: f(s, known) for name, f in CALIBRATED.items()}]
     for name, of in {name: f for table in tables for name, f in table.items()}.items():
         found = of(seen)
@@ -219,7 +223,7 @@ def _shrunk(seen: Observed):
 
 def test_a_gate_without_logits(base, experts, text):
     model = uniform_model(base, experts, text)
-    found = observe(model, model.encode(PROMPTS), starting_noise(model, 0))
+    found = observe(model, model.encode(PROMPTS), model.noise(0))
     assert found.logits is None
     assert BASELINES["Var(z)"](found).min() > 0
 
@@ -230,7 +234,7 @@ def test_the_classifiers_error(model, seen):
     error = classifier_error(model, text, seen)
     bar, fresh = BARS[481], noise(1000, (1, 4, 16, 16))
     z = bar**0.5 * seen.unguided.image.mean(dim=0) + (1 - bar) ** 0.5 * fresh
-    out = model.unet(z, torch.tensor([481]), text.states, model.route(text, None, split=False)).noise
+    out = model.unet(z, torch.tensor([481]), text.states, model.route(text, None, split=False)).prediction
     assert torch.allclose(error, (out - fresh).square().mean(dim=(1, 2, 3)), rtol=1e-4)
 
 
@@ -279,7 +283,7 @@ def test_several_seeds_are_the_means_of_their_parts(model):
     text = model.encode(PROMPTS)
     found = []
     for seed in (0, 1):
-        z = starting_noise(model, seed)
+        z = model.noise(seed)
         found.append(estimators.parts(look(model, text, z, 961).m_post, look(model, model.encode([""]), z, 961).m_post))
     scores = model.score(PROMPTS, seeds=2, batch_size=5)
     joined = estimators.join(found)
@@ -297,7 +301,7 @@ def test_the_experts_order_does_not_matter():
 
 def test_a_v_predicting_base_is_read_as_one(base, experts, text):
     model = uniform_model(base, experts, text, prediction="v")
-    found = observe(model, model.encode(PROMPTS[:1]), starting_noise(model, 0))
+    found = observe(model, model.encode(PROMPTS[:1]), model.noise(0))
     bar = BARS[961]
     again = bar**0.5 * found.now.image + (1 - bar) ** 0.5 * found.now.noise
     assert torch.allclose(again, found.z.expand_as(again), atol=1e-4)  # image and noise make z

@@ -105,6 +105,14 @@ def test_the_same_descriptors_are_legal_where_all_are_chosen(tmp_path):
     assert read_weights(write(tmp_path, 'gate = "uniform"\n' + text)).top is None
 
 
+@pytest.mark.parametrize("gate", ["hidden", "uniform"])
+def test_only_the_prompt_gate_has_a_temperature(tmp_path, gate):
+    text = f'gate = "{gate}"\ntemperature = {{}}\n{GOOD}'
+    assert read_weights(write(tmp_path, text.format(1))).gate == gate
+    with pytest.raises(EmoeError, match=r"temperature is the prompt gate's, and gate = .* has none; delete it"):
+        read_weights(write(tmp_path, text.format(0.5)))
+
+
 def test_the_uniform_gate_needs_no_descriptors(tmp_path):
     text = 'base = "a/b"\ngate = "uniform"\n[[expert]]\nsource = "a/b"\n[[expert]]\nsource = "c/d"\n'
     assert read_weights(write(tmp_path, text)).experts[1].positive is None

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import close
 from safetensors.torch import load_file
+from twins import segmoe_twin
 
 from emoe.checkpoint.load_text import load_text
 from emoe.checkpoint.load_unet import load_unet
@@ -36,7 +37,7 @@ def test_ldm_tiny():
     states = text.model(expected["ids"], position_ids=position).last_hidden_state
     assert close(states, expected["context"]) < TENSOR
     out = unet(expected["z"], expected["timesteps"], expected["context"])
-    assert close(out.noise, expected["eps"]) < TENSOR
+    assert close(out.prediction, expected["eps"]) < TENSOR
     assert close(out.m_pre, expected["m_pre"]) < TENSOR
     assert close(out.m_post, expected["m_post"]) < TENSOR
     vae = load_vae(checkpoint.parts["vae"])
@@ -89,7 +90,7 @@ def test_segmoe_tiny_forward():
     assert close(states, expected["context"]) < TENSOR
     unet = load_unet(checkpoint, dtype=torch.float32)
     out = unet(expected["z"], expected["timestep"], expected["context"], HiddenRoute(1, 4, 2))
-    assert close(out.noise, expected["noise"]) < TENSOR
+    assert close(out.prediction, expected["noise"]) < TENSOR
     assert close(out.m_post, expected["m_post"]) < TENSOR
 
 
@@ -127,13 +128,11 @@ def test_clip_tokenizer_is_the_published_one():
 
 def test_segmoe_draws_what_we_draw_from_its_own_folder():
     """SegMoE sums a choice over the whole batch: with one prompt, over both guidance halves, as we do."""
-    from test_hidden_gate import segmoe
-
     from emoe import Recipe
     from emoe.generating import steps
 
     folder = FIXTURES / "segmoe-tiny"
-    theirs = segmoe(folder)
+    theirs = segmoe_twin(folder)
     theirs.scheduler = type(theirs.scheduler).from_config(theirs.scheduler.config, clip_sample=False)  # as SD1.5's
     theirs.set_progress_bar_config(disable=True)
     expected = theirs(

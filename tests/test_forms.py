@@ -28,11 +28,6 @@ def score(base: Path, *experts: Path, extra: str = "") -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def states() -> tuple[forms.State, forms.State]:
-    return forms.state(1), forms.state(2)
-
-
-@pytest.fixture(scope="module")
 def other(states, tmp_path_factory) -> Path:
     """The second expert, in one form throughout."""
     return forms.safetensors(tmp_path_factory.mktemp("other") / "b.safetensors", forms.unet(states[1]))

@@ -23,7 +23,7 @@ def test_the_dense_unet_equals_diffusers():
     theirs.mid_block.register_forward_hook(lambda _, args, out: seen.update(m_pre=args[0], m_post=out))
     x, t, states = sample(1, config=UNetConfig())
     expected, found = theirs(x, t, states).sample, ours(x, t, states)
-    assert close(found.noise, expected) < 1e-5
+    assert close(found.prediction, expected) < 1e-5
     assert close(found.m_pre, seen["m_pre"]) < 1e-5
     assert close(found.m_post, seen["m_post"]) < 1e-5
 

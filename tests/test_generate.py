@@ -5,12 +5,8 @@ from __future__ import annotations
 import numpy
 import pytest
 import torch
-from conftest import NEGATIVE, POSITIVE, close, mixture_of
-from test_method import alone
-from test_schedule import theirs
-from test_unet import diffusers_twin
-from test_vae import diffusers_twin as diffusers_vae
-from test_vae import random_vae
+from conftest import NEGATIVE, POSITIVE, close, mixture_of, of_expert, random_vae
+from twins import scheduler_twin, unet_twin, vae_twin
 
 from emoe import EMoE, EmoeError, Recipe
 from emoe.gate import HiddenGate, PromptGate, UniformGate
@@ -52,20 +48,20 @@ def pipeline(unet, text, scheduler):
     """diffusers' own, with the same networks."""
     diffusers = pytest.importorskip("diffusers")
     vae = random_vae()
-    twin, vae_twin = diffusers_twin(unet.config), diffusers_vae(vae.config)
-    twin.load_state_dict(unet.state_dict())
-    vae_twin.load_state_dict(vae.state_dict())
+    their_unet, their_vae = unet_twin(unet.config), vae_twin(vae.config)
+    their_unet.load_state_dict(unet.state_dict())
+    their_vae.load_state_dict(vae.state_dict())
     return diffusers.StableDiffusionPipeline(
-        vae=vae_twin, text_encoder=text.model, tokenizer=text.tokenizer, unet=twin, scheduler=scheduler,
+        vae=their_vae, text_encoder=text.model, tokenizer=text.tokenizer, unet=their_unet, scheduler=scheduler,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
 
 
 def drawn_by_diffusers(unet, text, prompt: str, negative: str = "", scheduler: str = "ddim", **told):
     """Latents, and the pixels (h, w, 3) from 0 to 255."""
-    them = pipeline(unet, text, theirs(scheduler, "epsilon", 25))
+    them = pipeline(unet, text, scheduler_twin(scheduler, "epsilon", 25))
     them.set_progress_bar_config(disable=True)
-    them.scheduler.set_timesteps = lambda *_, **__: None  # `theirs` has set them
+    them.scheduler.set_timesteps = lambda *_, **__: None  # `scheduler_twin` has set them
     found = them(
         prompt, negative_prompt=negative, num_inference_steps=25, height=128, width=128, output_type="latent",
         generator=torch.Generator().manual_seed(3), **told,
@@ -180,7 +176,7 @@ def test_each_path_is_a_separate_run(base, experts, text, scheduler, gated):
     found = latents(model, PROMPTS, BLURRY, scheduler=scheduler)
     assert len({tuple(path.flatten().tolist()) for path in found}) == 4
     for i in range(4):
-        unet = alone(model.unet, "attn2", i)
+        unet = of_expert(model.unet, "attn2", i)
         run = steps(EMoE(unet, text, gate), PROMPTS, [BLURRY] * 2, Recipe("mixture", scheduler, **FEW))
         next(run)
         for mixture, whole in zip(mixtures(unet).values(), mixtures(model.unet).values(), strict=True):
@@ -232,7 +228,7 @@ def test_without_guidance_the_negative_half_does_not_run(drawer):
     latents(drawer, PROMPTS, mode="mixture")
     latents(drawer, PROMPTS)
     hook.remove()
-    assert seen == [2] * 4 + [4] * 4 + [4] + [4] * 4 * 3
+    assert seen == [2] * 4 + [4] * 4 + [4] + [4 * 4] * 3
 
 
 # Halting ------------------------------------------------------------------------------------------------------------

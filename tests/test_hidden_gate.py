@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import torch
 from conftest import close, needs_proc, sample
 from random_experts import write_mixture
 from safetensors.torch import load_file
+from twins import scheduler_twin, segmoe_twin
 
 from emoe import EMoE, EmoeError, Recipe
 from emoe.gate import capture as capturing
@@ -67,18 +67,17 @@ def watched(unet) -> tuple[dict[str, torch.Tensor], list]:
 def test_vectors_are_the_mean_inputs_of_the_last_step(base, experts, text):
     """Once more with hooks on a mixture that is routed one-hot, and guidance written out."""
     from conftest import mixture_of
-    from test_schedule import theirs
 
     unet = mixture_of(base, experts[:2], gated=True)
     capture(unet, text, DESCRIPTORS)
     ts = timesteps(3)
     for i, (positive, negative) in enumerate(DESCRIPTORS):
         seen, hooks = watched(unet)
-        z, scheduler = next(draws(0, (1, 4, 16, 16))), theirs("ddim", "epsilon", 3)
+        z, scheduler = next(draws(0, (1, 4, 16, 16))), scheduler_twin("ddim", "epsilon", 3)
         states = text([negative, positive]).states
         for t in ts:
             route = PromptRoute(torch.eye(2)[[i, i]])
-            eps = unet(z.expand(2, -1, -1, -1), torch.tensor([t]), states, route).noise
+            eps = unet(z.expand(2, -1, -1, -1), torch.tensor([t]), states, route).prediction
             z = scheduler.step(eps[:1] + 7.5 * (eps[1:] - eps[:1]), t, z).prev_sample
         for hook in hooks:
             hook.remove()
@@ -180,28 +179,19 @@ def test_what_was_built_is_read_back(toml, folder, tmp_path):
     assert (told["num_experts"], told["num_experts_per_tok"], told["moe_layers"]) == (3, 2, "all")
 
 
-def segmoe(folder: Path):
-    """SegMoE's own pipeline, from a folder."""
-    module = pytest.importorskip("segmoe")
-    logging.disable(logging.WARNING)
-    found = module.SegMoEPipeline(str(folder), device="cpu", torch_dtype=torch.float32)
-    logging.disable(logging.NOTSET)
-    return found.pipe
-
-
 @torch.inference_mode()
 def test_segmoe_predicts_the_same_noise_from_what_was_built(toml, folder):
-    ours, theirs = EMoE.from_toml(toml), segmoe(folder)
+    ours, theirs = EMoE.from_toml(toml), segmoe_twin(folder)
     x, t, _ = sample(1)
     text = ours.text(["a red bus"])
     route = ours.route(text, None, split=False)
     expected = theirs.unet(x, t, text.states).sample
-    assert close(ours.unet(x, t, text.states, route).noise, expected) < 1e-5
+    assert close(ours.unet(x, t, text.states, route).prediction, expected) < 1e-5
 
 
 @pytest.mark.slow
 def test_segmoe_draws_the_same_from_what_was_built(toml, folder):
-    ours, theirs = EMoE.from_toml(toml), segmoe(folder)
+    ours, theirs = EMoE.from_toml(toml), segmoe_twin(folder)
     theirs.set_progress_bar_config(disable=True)
     expected = theirs(
         "a red bus", negative_prompt="blurry", num_inference_steps=10, height=128, width=128, output_type="latent",

@@ -11,7 +11,7 @@ import numpy
 import pytest
 import torch
 from conftest import NEGATIVE, POSITIVE, mixture_of
-from test_unet import diffusers_twin
+from twins import unet_twin
 
 from emoe.gate import PromptGate
 from emoe.pipeline import EMoE
@@ -87,7 +87,7 @@ def test_uncertainty(base, experts, text, read_out, negative, top):
     config = base.config
     theirs = []
     for unet in (base, *experts):
-        twin = diffusers_twin(config)
+        twin = unet_twin(config)
         twin.load_state_dict(unet.state_dict())
         theirs.append(twin)
 

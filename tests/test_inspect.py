@@ -7,7 +7,7 @@ from pathlib import Path
 
 import forms
 import pytest
-from test_load import segmoe
+from folders import segmoe
 
 
 def test_inspect(run, weights):

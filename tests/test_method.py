@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import NEGATIVE, POSITIVE, close, mixture_of, sample, uniform_model
+from conftest import NEGATIVE, POSITIVE, close, mixture_of, of_expert, sample, uniform_model
 
 from emoe.gate import HiddenGate, PromptGate, UniformGate
 from emoe.moe import Mixture, mix, mixed_layers, mixtures
@@ -33,9 +33,9 @@ def routes(rows: int, experts: int = 4) -> list:
 def test_a_mixture_of_copies_is_the_copy(base, layers):
     unet = mixture_of(base, [base] * 4, layers, gated=True)
     x, t, states = sample(2)
-    expected = base(x, t, states).noise
+    expected = base(x, t, states).prediction
     for route in routes(2):
-        assert close(unet(x, t, states, route).noise, expected) < 1e-5
+        assert close(unet(x, t, states, route).prediction, expected) < 1e-5
 
 
 @pytest.mark.parametrize("layers", LAYERS)
@@ -50,7 +50,8 @@ def test_one_hot_is_the_base_with_that_experts_layers(base, experts, layers, i):
 
     x, t, states = sample(2)
     route = PromptRoute(torch.eye(4)[[i, i]])
-    assert close(mixture_of(base, experts, layers)(x, t, states, route).noise, dense(x, t, states).noise) < 1e-6
+    mixed = mixture_of(base, experts, layers)
+    assert close(mixed(x, t, states, route).prediction, dense(x, t, states).prediction) < 1e-6
 
 
 def test_what_is_mixed():
@@ -160,15 +161,6 @@ def test_different_experts_disagree(model):
 # 7.4 ------------------------------------------------------------------------------------------------------------
 
 
-def alone(unet: UNet, layer: str, i: int) -> UNet:
-    """A copy whose first block has expert i, and no other, in all mixtures of a sub-layer: what path i sees there."""
-    unet = copy.deepcopy(unet)
-    block = unet.down_blocks[0].attentions[0].transformer_blocks[0]
-    for mixture in [block.ff] if layer == "ff" else [block.get_submodule(f"{layer}.to_{to}") for to in "qkv"]:
-        mixture.experts = torch.nn.ModuleList([mixture.experts[i]] * len(mixture.experts))
-    return unet
-
-
 @pytest.mark.parametrize("gated", [False, True], ids=["prompt", "hidden"])
 @pytest.mark.parametrize("split", ["attn2", *(pytest.param(x, marks=pytest.mark.slow) for x in ("attn1", "ff"))])
 @torch.inference_mode()
@@ -182,9 +174,9 @@ def test_paths_are_separate_runs(base, experts, split, gated):
         return HiddenRoute(2, 4, 2, at) if gated else PromptRoute(weights, at)
 
     found = unet(x, t, states, route(split))
-    for name in ("noise", "m_pre", "m_post"):
+    for name in ("prediction", "m_pre", "m_post"):
         for i, path in enumerate(paths(getattr(found, name), 4)):
-            run = alone(unet, split, i)(x, t, states, route(None))
+            run = of_expert(unet, split, i)(x, t, states, route(None))
             assert close(path, getattr(run, name)) < 1e-5
 
 
@@ -193,9 +185,9 @@ def test_m_rows_equal_m_runs(base, experts):
     unet = mixture_of(base, experts)
     x, t, states = sample(3)
     weights = torch.tensor([[0.7, 0.0, 0.3, 0.0], [0.0, 0.4, 0.0, 0.6], [0.25, 0.25, 0.25, 0.25]])
-    together = unet(x, t, states, PromptRoute(weights)).noise
+    together = unet(x, t, states, PromptRoute(weights)).prediction
     for i in range(3):
-        one = unet(x[i : i + 1], t, states[i : i + 1], PromptRoute(weights[i : i + 1])).noise
+        one = unet(x[i : i + 1], t, states[i : i + 1], PromptRoute(weights[i : i + 1])).prediction
         assert close(together[i : i + 1], one) < 1e-5
 
 

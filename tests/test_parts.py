@@ -8,7 +8,7 @@ from pathlib import Path
 import forms
 import pytest
 import torch
-from test_load import CPU, fails, segmoe, text_part, weights, write
+from folders import CPU, fails, segmoe, text_part, weights, write
 
 from emoe.__main__ import main
 from emoe.assemble import STOCK, assemble
@@ -25,11 +25,6 @@ from emoe.errors import EmoeError
 from emoe.text import clip_tokenizer
 
 EMBEDDING = "embeddings.token_embedding.weight"
-
-
-@pytest.fixture(scope="module")
-def states() -> list[forms.State]:
-    return [forms.state(seed) for seed in (1, 2, 3)]
 
 
 @pytest.fixture(scope="module")

@@ -84,6 +84,8 @@ def test_words():
         lowest = sorted(some, key=lambda record: record["uncertainty"])[:5]
         held = [record for record in some if "pizza" in record["prompt"]]
         assert row["in the lowest quarter"] == pytest.approx(sum(r in lowest for r in held) / len(held))
+    covered = [{"prompt": prompt, "uncertainty": 1.0} for prompt in ("Red wine", "a covered wagon", "red, or not?")]
+    assert word_shares(covered, "red ")[0]["with 'red '"] == 2
     assert math.isnan(word_shares(found, "sushi")[0]["in the lowest quarter"])
     without = [{key: value for key, value in record.items() if key != "group"} for record in found]
     assert [row["group"] for row in word_shares(without, "pizza")] == ["all"]

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from twins import scheduler_twin
 
 from emoe.errors import EmoeError
-from emoe.schedule import BARS, SCHEDULERS, draws, noise, predict, timesteps
+from emoe.schedule import BARS, SCHEDULERS, after, draws, noise, predict, timesteps
 
 
 def test_the_published_noise_levels():
@@ -58,28 +59,11 @@ def test_both_parts_make_z(kind):
     assert torch.allclose(BARS[500] ** 0.5 * image + (1 - BARS[500]) ** 0.5 * eps, z)
 
 
-def theirs(name: str, kind: str, steps: int):
-    diffusers = pytest.importorskip("diffusers")
-    told = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-            "prediction_type": {"epsilon": "epsilon", "v": "v_prediction"}[kind]}  # fmt: skip
-    leading = {"timestep_spacing": "leading", "steps_offset": 1, "clip_sample": False}
-    if name == "dpm++":
-        scheduler = diffusers.DPMSolverMultistepScheduler(**told)
-        scheduler.set_timesteps(timesteps=timesteps(steps))
-        return scheduler
-    if name == "ddim":
-        scheduler = diffusers.DDIMScheduler(**told, **leading, set_alpha_to_one=False)
-    else:
-        scheduler = diffusers.DDPMScheduler(**told, **leading)
-    scheduler.set_timesteps(steps)
-    return scheduler
-
-
 @pytest.mark.parametrize("steps", [2, 10, 25, 30])
 @pytest.mark.parametrize("kind", ["epsilon", "v"])
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_steps_equal_diffusers(name, kind, steps):
-    scheduler, ts = theirs(name, kind, steps), timesteps(steps)
+    scheduler, ts = scheduler_twin(name, kind, steps), timesteps(steps)
     assert scheduler.timesteps.tolist() == ts
     mix = torch.randn(4, 4, generator=torch.Generator().manual_seed(1))
 
@@ -89,8 +73,8 @@ def test_steps_equal_diffusers(name, kind, steps):
     ours, before, noises = draws(0, (1, 4, 8, 8)), None, torch.Generator().manual_seed(0)
     z, expected = next(ours), torch.randn(1, 4, 8, 8, generator=noises)
     more = {} if name == "dpm++" else {"generator": noises}
-    for i, t in enumerate(ts):
+    for t in ts:
         expected = scheduler.step(network(expected), t, expected, **more).prev_sample
         now = predict(z, network(z), t, kind)
-        z, before = SCHEDULERS[name](ts, i, z, now, before, lambda: next(ours)), now
+        z, before = SCHEDULERS[name](t, after(t, steps), z, now, before, lambda: next(ours)), (t, now)
         assert torch.allclose(z, expected, rtol=1e-4, atol=1e-5)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import TINY, close, sample, table
+from twins import unet_twin
 
 from emoe.unet import UNet, UNetConfig
 
@@ -20,22 +21,11 @@ def test_names_and_shapes_are_those_published():
     assert sum(p.numel() for p in unet.parameters()) == 859_520_964
 
 
-def diffusers_twin(config: UNetConfig):
-    diffusers = pytest.importorskip("diffusers")
-    return diffusers.UNet2DConditionModel(
-        sample_size=config.sample_size,
-        block_out_channels=config.channels,
-        cross_attention_dim=config.text_dim,
-        attention_head_dim=config.heads,
-        norm_num_groups=config.groups,
-    ).eval()
-
-
 @pytest.mark.parametrize("config", OTHERS, ids=lambda c: "-".join(map(str, c.channels)))
 @torch.inference_mode()
 def test_equals_diffusers(config):
     torch.manual_seed(0)
-    theirs = diffusers_twin(config)
+    theirs = unet_twin(config)
     ours = UNet(config).eval()
     ours.load_state_dict(theirs.state_dict(), strict=True)
 
@@ -45,7 +35,7 @@ def test_equals_diffusers(config):
     t = torch.tensor([961, 3])
     expected = theirs(x, t, states).sample
     found = ours(x, t, states)
-    assert close(found.noise, expected) < 1e-5
+    assert close(found.prediction, expected) < 1e-5
     assert close(found.m_pre, seen["m_pre"]) < 1e-5
     assert close(found.m_post, seen["m_post"]) < 1e-5
 
@@ -54,13 +44,13 @@ def test_equals_diffusers(config):
 def test_stops_at_the_mid_block(base):
     x, t, states = sample()
     stopped, whole = base(x, t, states, stop_at_mid=True), base(x, t, states)
-    assert stopped.noise is None
+    assert stopped.prediction is None
     assert torch.equal(stopped.m_pre, whole.m_pre)
     assert torch.equal(stopped.m_post, whole.m_post)
-    assert whole.noise.shape == x.shape
+    assert whole.prediction.shape == x.shape
 
 
 @torch.inference_mode()
 def test_one_timestep_serves_all_rows(base):
     x, t, states = sample(3)
-    assert close(base(x, t, states).noise, base(x, t.expand(3), states).noise) < 1e-6
+    assert close(base(x, t, states).prediction, base(x, t.expand(3), states).prediction) < 1e-6

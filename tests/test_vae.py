@@ -10,7 +10,8 @@ import forms
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import close, table
+from conftest import THREE_LEVELS, TINY_VAE, close, random_vae, table
+from twins import vae_twin
 
 from emoe.checkpoint.file import WeightsFile
 from emoe.checkpoint.load_vae import load_vae
@@ -20,19 +21,13 @@ from emoe.errors import EmoeError
 from emoe.vae import VAE, VAEConfig
 from emoe.vae.tiles import starts, tiled
 
-TINY = VAEConfig(channels=(32, 64, 128, 128))  # as forms.state writes
 OTHERS = [
-    TINY,
+    TINY_VAE,
     VAEConfig(channels=(16, 32, 32, 64), groups=8, scaling=0.5),
     VAEConfig(channels=(24, 24, 48, 48), groups=12, latent_channels=3),
     VAEConfig(channels=(16, 32, 32), groups=8),
     VAEConfig(channels=(16, 32), groups=8),
 ]
-
-
-def random_vae(config: VAEConfig = TINY, seed: int = 0) -> VAE:
-    torch.manual_seed(seed)
-    return VAE(config).eval().requires_grad_(False)
 
 
 def random(*shape: int, seed: int = 7) -> torch.Tensor:
@@ -51,24 +46,12 @@ def test_names_and_shapes_are_those_published():
     assert sum(p.numel() for p in vae.parameters()) == 83_653_863
 
 
-def diffusers_twin(config: VAEConfig):
-    diffusers = pytest.importorskip("diffusers")
-    return diffusers.AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * len(config.channels),
-        up_block_types=("UpDecoderBlock2D",) * len(config.channels),
-        block_out_channels=config.channels,
-        layers_per_block=config.depth,
-        latent_channels=config.latent_channels,
-        norm_num_groups=config.groups,
-    ).eval()
-
-
 @pytest.mark.parametrize("config", OTHERS, ids=lambda c: "-".join(map(str, c.channels)))
 @pytest.mark.parametrize("size", [(64, 64), (40, 72)], ids=str)
 @torch.inference_mode()
 def test_equals_diffusers(config, size):
     torch.manual_seed(0)
-    theirs = diffusers_twin(config)
+    theirs = vae_twin(config)
     ours = VAE(config).eval()
     ours.load_state_dict(theirs.state_dict(), strict=True)
 
@@ -87,7 +70,7 @@ def test_equals_diffusers(config, size):
 
 @torch.inference_mode()
 def test_scaling_multiplies_on_the_way_in_and_divides_on_the_way_out():
-    once, twice = random_vae(), random_vae(replace(TINY, scaling=2 * TINY.scaling))
+    once, twice = random_vae(), random_vae(replace(TINY_VAE, scaling=2 * TINY_VAE.scaling))
     image, latents = random(1, 3, 32, 32), random(1, 4, 4, 4)
     assert torch.equal(twice.encode(image), 2 * once.encode(image))
     assert torch.equal(twice.decode(2 * latents), once.decode(latents))
@@ -196,7 +179,7 @@ def state() -> forms.State:
 def test_every_form_holds_the_same_tensors(state, tmp_path, form):
     checkpoint = open_checkpoint(str(forms.COMPLETE[form](tmp_path, state)))
     vae = load_vae(checkpoint.parts["vae"])
-    assert vae.config == TINY
+    assert vae.config == TINY_VAE
     expected = forms.vae(state)
     for name, tensor in vae.state_dict().items():
         assert torch.equal(tensor, expected[name].float().reshape(tensor.shape)), name
@@ -279,8 +262,8 @@ def test_weights_that_are_not_finite(state, tmp_path, value):
 
 def test_configs(state, tmp_path):
     config = {"norm_num_groups": 16, "scaling_factor": 0.5, "act_fn": "silu", "shift_factor": None, "sample_size": 256}
-    assert load_vae(part(tmp_path, state, config)).config == replace(TINY, groups=16, scaling=0.5)
-    assert load_vae(part(tmp_path, state, {"norm_num_groups": None, "scaling_factor": None})).config == TINY
+    assert load_vae(part(tmp_path, state, config)).config == replace(TINY_VAE, groups=16, scaling=0.5)
+    assert load_vae(part(tmp_path, state, {"norm_num_groups": None, "scaling_factor": None})).config == TINY_VAE
 
 
 def test_configs_that_ask_for_another_network(state, tmp_path):
@@ -299,9 +282,6 @@ def test_configs_that_ask_for_another_network(state, tmp_path):
         assert sentence in fails(part(tmp_path, state, config))
 
 
-THREE = VAEConfig(channels=(32, 64, 128))
-
-
 def ldm_names(levels: int) -> list[str]:
     """Of a VAE that is SD1.5's without its lowest levels, from the published table."""
     below = [name.removeprefix(forms.VAE) for name in table("sd15_ldm") if name.startswith(forms.VAE)]
@@ -312,13 +292,13 @@ def ldm_names(levels: int) -> list[str]:
 
 @pytest.mark.parametrize("prefix", ["", forms.VAE])
 def test_three_levels_in_ldm_names(tmp_path, prefix):
-    vae = random_vae(THREE)
+    vae = random_vae(THREE_LEVELS)
     ours = {name: forms.names.vae_from_ldm(name, levels=3) for name in ldm_names(3)}
     assert set(ours.values()) == vae.state_dict().keys()
     assert ours["decoder.up.2.block.0.norm1.bias"] == "decoder.up_blocks.0.resnets.0.norm1.bias"
     state = {prefix + theirs: vae.state_dict()[name] for theirs, name in ours.items()}
     found = load_vae(examine(str(forms.safetensors(tmp_path / "v.safetensors", state))).parts["vae"])
-    assert found.config == THREE
+    assert found.config == THREE_LEVELS
     assert all(torch.equal(tensor, vae.state_dict()[name]) for name, tensor in found.state_dict().items())
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import forms
 import pytest
 import torch
-from test_load import weights, write
-from test_vae import THREE, random_vae
+from conftest import THREE_LEVELS, random_vae
+from folders import weights, write
 
 from emoe import EMoE, EmoeError
 from emoe.assemble import STOCK
@@ -18,11 +18,6 @@ from emoe.checkpoint.open import examine
 from emoe.vae import VAEConfig
 
 FEW = {"mode": "mixture", "steps": 1, "size": 64}
-
-
-@pytest.fixture(scope="module")
-def states() -> list[forms.State]:
-    return [forms.state(seed) for seed in (1, 2)]
 
 
 def model(folder: Path, base: Path, **extra: str) -> EMoE:
@@ -116,7 +111,7 @@ def test_sd15s_own(states, tmp_path, monkeypatch, caplog):
 
 def small(folder: Path, state: forms.State, levels: int | None = 3) -> Path:
     """In the Hub's layout, for 16 latents a side. Its VAE has three levels, and `levels` as its config tells."""
-    forms.hub(folder, forms.unet(state), forms.text(state), random_vae(THREE).state_dict())
+    forms.hub(folder, forms.unet(state), forms.text(state), random_vae(THREE_LEVELS).state_dict())
     config = json.loads((folder / "unet" / "config.json").read_text()) | {"sample_size": 16}
     (folder / "unet" / "config.json").write_text(json.dumps(config))
     if levels is not None:
@@ -153,7 +148,7 @@ def test_a_vae_of_three_levels_for_another_base(states, tmp_path):
 
 
 def test_a_single_file_with_a_vae_of_three_levels(states, tmp_path):
-    vae = {f"{forms.VAE}{name}": tensor for name, tensor in random_vae(THREE).state_dict().items()}
+    vae = {f"{forms.VAE}{name}": tensor for name, tensor in random_vae(THREE_LEVELS).state_dict().items()}
     base = forms.safetensors(tmp_path / "a.safetensors", forms.without(states[0], forms.VAE) | vae)
     found = model(tmp_path, base)
     assert found.pixels == 4

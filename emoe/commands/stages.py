@@ -65,11 +65,11 @@ def baselines(
 ) -> list[Record]:
     """Every other number that needs no training, from the noise of the reading's first seed."""
     from emoe.study.baselines import BASELINES, GATED, classifier_error
-    from emoe.study.observe import observe, starting_noise
+    from emoe.study.observe import observe
 
     told = {key: getattr(reading, key) for key in ("seed", "timestep", "size")}
     told |= {"steps": steps, "guidance": guidance, "mixture": model.mixture}
-    z = starting_noise(model, reading.seed, reading.size)
+    z = model.noise(reading.seed, reading.size)
 
     def compute(start: int, some: list[Record]) -> Iterator[Record]:
         text = model.encode(texts_of(some)[0])

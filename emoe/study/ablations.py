@@ -12,7 +12,7 @@ from emoe.gate import UniformGate
 from emoe.moe import layers_of
 from emoe.pipeline import EMoE
 from emoe.schedule import timesteps
-from emoe.scores import ESTIMATORS, READ_OUTS, SIZE_STEP, Reading
+from emoe.scores import ESTIMATORS, READ_OUTS, Reading
 
 ABLATIONS = ("size", "step", "read-out", "estimator", "split", "gate")
 STEPS = (0, 4, 9, 14, 19, 24)  # of 25
@@ -38,7 +38,7 @@ def check(asked: str) -> list[str]:
 def ways(model: EMoE, reading: Reading, asked: Sequence[str]) -> Iterator[Way]:
     """All but the reading itself. The reading has a size. Steps start from the same noise, as `--timestep` does."""
     if "size" in asked:
-        step = max(SIZE_STEP, 8 * model.pixels)
+        step = 8 * model.pixels
         sizes = {round(reading.size * part / step) * step for part in (0.5, 0.75, 1.5)} - {0, reading.size}
         yield from (Way(f"size {size}", model, replace(reading, size=size)) for size in sorted(sizes))
     if "step" in asked:

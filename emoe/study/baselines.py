@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
-import numpy
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
-from emoe.gate import phi
 from emoe.model import Model
-from emoe.schedule import BARS, Prediction, ddim, ddpm, predict
-from emoe.study.observe import Observed, starting_noise
+from emoe.schedule import BARS, ddim, posterior_mean, posterior_sigma, predict
+from emoe.study.observe import Observed
 from emoe.text import TextStates
+from emoe.uncertainty import population_variance
 
 Baseline = Callable[[Observed], Tensor]  # (b,)
 
@@ -31,8 +28,8 @@ Baseline = Callable[[Observed], Tensor]  # (b,)
 
 
 def variance(x: Tensor) -> Tensor:
-    """(e, b, ...) -> (b,): over the paths, averaged over everything else; paths that agree give exactly 0."""
-    return (x - x[:1]).var(dim=0, correction=0).flatten(1).mean(dim=1)
+    """(e, b, ...) -> (b,): over the paths, averaged over everything else."""
+    return population_variance(x, dim=0).flatten(1).mean(dim=1)
 
 
 # PaiDE: the entropy of a mixture of Gaussians, as far as the components' distances show it ---------------------------
@@ -45,9 +42,9 @@ def distances(seen: Observed, name: str) -> Tensor:
     0); "W2", squared, with DDIM's mean.
     """
     if name == "W2":
-        return apart(next_latents(seen, ddim))
-    between = apart(next_latents(seen, ddpm))
-    return between / {"KL": 2, "Bhattacharyya": 8}[name] / sigma(seen) ** 2
+        return apart(next_latents(seen))
+    between = apart(posterior_mean(seen.timestep, seen.to, seen.z, seen.now))
+    return between / {"KL": 2, "Bhattacharyya": 8}[name] / posterior_sigma(seen.timestep, seen.to) ** 2
 
 
 def paide(distance: Tensor, scale: float = 1.0) -> Tensor:
@@ -66,21 +63,9 @@ def mean_distance(distance: Tensor) -> Tensor:
     return distance.sum(dim=(-2, -1)) / (count * (count - 1))
 
 
-def saturated(value: ArrayLike, experts: int, within: float = 1e-3) -> float:
-    """The share of prompts whose PaiDE, (b,), has reached its largest value, ln e, and says no more."""
-    return float(numpy.mean(numpy.asarray(value) > math.log(experts) - within))
-
-
-def next_latents(seen: Observed, step: Callable[..., Tensor]) -> Tensor:
-    """(e, b, 4, h, w) the mean of each path's next latent."""
-    return step([seen.timestep] * seen.steps, 0, seen.z, seen.now, None, lambda: torch.zeros_like(seen.z))
-
-
-def sigma(seen: Observed) -> float:
-    """The standard deviation that DDPM's next step adds."""
-    nothing = torch.zeros((), dtype=torch.float64)
-    none = Prediction(nothing, nothing)
-    return float(ddpm([seen.timestep] * seen.steps, 0, nothing, none, None, lambda: torch.ones_like(nothing)))
+def next_latents(seen: Observed) -> Tensor:
+    """(e, b, 4, h, w): each path's next latent, by DDIM."""
+    return ddim(seen.timestep, seen.to, seen.z, seen.now, None, lambda: seen.z)
 
 
 def apart(x: Tensor) -> Tensor:
@@ -122,7 +107,7 @@ def spread(logits: Tensor) -> Tensor:
 BASELINES: dict[str, Baseline] = {
     "Var(m_pre)": lambda seen: variance(seen.m_pre),
     "Var(m_post)": lambda seen: variance(seen.m_post),  # the paper's
-    "Var(z)": lambda seen: variance(next_latents(seen, ddim)),  # guided; ranks as Var(noise) does
+    "Var(z)": lambda seen: variance(next_latents(seen)),  # guided; ranks as Var(noise) does
     "Var(noise)": lambda seen: variance(seen.unguided.noise),
     **{f"PaiDE {name}": _paide(name, False) for name in ("KL", "Bhattacharyya", "W2")},
     **{f"PaiDE {name}, D/d": _paide(name, True) for name in ("KL", "Bhattacharyya", "W2")},
@@ -137,33 +122,6 @@ GATED: dict[str, Baseline] = {  # where the gate has logits
 }
 
 
-class Calibration(NamedTuple):
-    """What is known from elsewhere: captions like those of training, and how far paths usually are apart."""
-
-    captions: Tensor  # (r, c) directions, as `Observed.direction`
-    distance: float  # the median W2 between two paths, over other prompts than those to be judged
-
-
-def calibration(captions: TextStates, seen: Observed) -> Calibration:
-    """captions: what training was told (or as like it as there is).  seen: prompts that are kept apart."""
-    between = distances(seen, "W2")
-    pairs = torch.triu_indices(*between.shape[-2:], offset=1)
-    return Calibration(phi(captions), float(between[:, pairs[0], pairs[1]].median()))
-
-
-CALIBRATED: dict[str, Callable[[Observed, Calibration], Tensor]] = {
-    # KL, Bhattacharyya and W2 are multiples of one another here, so that over their medians they are one
-    "PaiDE, D/median": lambda seen, known: paide(distances(seen, "W2"), known.distance),
-    "text to mean caption": lambda seen, known: 1 - seen.direction @ known.captions.mean(dim=0),
-    "text to nearest caption": lambda seen, known: 1 - (seen.direction @ known.captions.T).max(dim=-1).values,
-}
-
-
-def unheard(model: Model, text: TextStates) -> Tensor:
-    """How near a text is to the empty prompt, (b,), cosine: words that the text encoder never learnt say nothing."""
-    return phi(text) @ phi(model.encode([""]))[0]
-
-
 @torch.inference_mode()
 def classifier_error(model: Model, text: TextStates, seen: Observed, timestep: int = 481, seed: int = 1000) -> Tensor:
     """The diffusion classifier's error, for a prompt that has no image yet. (b,), mean square.
@@ -173,9 +131,9 @@ def classifier_error(model: Model, text: TextStates, seen: Observed, timestep: i
     guidance), gives it fresh noise to `timestep`, and lets the ordinary mixture find that. One forward more.
     """
     image, bar = seen.unguided.image.mean(dim=0), BARS[timestep]
-    fresh = starting_noise(model, seed, model.pixels * seen.z.shape[-1])
+    fresh = model.noise(seed, model.pixels * seen.z.shape[-1])
     z = (bar**0.5 * image + (1 - bar) ** 0.5 * fresh).to(model.dtype)
     t = torch.tensor([timestep], device=model.device)
     out = model.unet(z, t, text.states.to(model.dtype), model.route(text, None, split=False))
-    found = predict(z, out.noise, timestep, model.prediction).noise
+    found = predict(z, out.prediction, timestep, model.prediction).noise
     return (found.float() - fresh).square().mean(dim=(1, 2, 3))

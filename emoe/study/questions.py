@@ -6,6 +6,7 @@ A record is a line that `emoe score --out` wrote, with what the study's other st
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -115,12 +116,12 @@ def groups(records: Sequence[Record], resamples: int) -> list[Row]:
 def word_shares(records: Sequence[Record], word: str) -> list[Row]:
     """Table 4: of a group's prompts that hold the word, how many are among its least uncertain quarter?
 
-    A quarter would be if the word said nothing.
+    A quarter would be if the word said nothing. "red" is not in "a covered wagon", but it is in "Red, red wine".
     """
-    rows = []
+    rows, whole = [], re.compile(rf"(?<!\w){re.escape(word.strip())}(?!\w)", re.IGNORECASE)
     for name in groups_of(records) or [None]:
         some = records if name is None else of_group(records, name)
-        held = numpy.array([word.lower() in record["prompt"].lower() for record in some])
+        held = numpy.array([bool(whole.search(record["prompt"])) for record in some])
         lowest = quartile(uncertainties(some)) == 1
         share = float(lowest[held].mean()) if held.any() else float("nan")
         rows.append(

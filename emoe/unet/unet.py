@@ -16,13 +16,15 @@ from emoe.unet.config import UNetConfig
 
 
 class UNetOutput(NamedTuple):
-    noise: Tensor | None  # (b, 4, h, w); None when stopped at the mid-block
-    m_pre: Tensor  # (b, c, h/8, w/8), what enters the mid-block; e·b rows after a split
+    """Of b rows, or of e·b after a split."""
+
+    prediction: Tensor | None  # (b, 4, h, w), noise or "v" as the checkpoint learnt; None when stopped at the mid-block
+    m_pre: Tensor  # (b, c, h/8, w/8), what enters the mid-block
     m_post: Tensor  # the same shape, what leaves it
 
 
 class UNet(nn.Module):
-    """Predicts the noise in a latent. 859.5 M parameters with the default config."""
+    """Predicts the noise in a latent (or a mix of noise and image, "v"). 859.5 M parameters with the default config."""
 
     def __init__(self, config: UNetConfig = UNetConfig()):  # noqa: B008 (frozen)
         super().__init__()

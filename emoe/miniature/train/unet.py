@@ -62,7 +62,7 @@ def train_unet(
         image = latents[rows]
         z = bar.sqrt() * image + (1 - bar).sqrt() * noise
         target = bar.sqrt() * noise - (1 - bar).sqrt() * image
-        error = (unet(z, t, states).noise - target).square().mean(dim=(1, 2, 3))
+        error = (unet(z, t, states).prediction - target).square().mean(dim=(1, 2, 3))
         weight = (SNR + 1) / (bars[t] / (1 - bars[t]) + 1)
         return (error * weight.clamp(max=1)).mean()
 

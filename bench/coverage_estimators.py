@@ -9,10 +9,31 @@ Axes: e paths, b prompts, c channels, h w space.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from emoe.model import Model
+from emoe.text import TextStates
+from emoe.uncertainty import paths, population_variance, wide
+
+
+class Trunk(NamedTuple):
+    """What a score costs: the conditional half, up to the mid-block."""
+
+    m_pre: Tensor  # (e, b, c, h/8, w/8) what enters the mid-block
+    m_post: Tensor  # the same shape, what leaves it
+
+
+@torch.inference_mode()
+def look(model: Model, text: TextStates, z: Tensor, timestep: int) -> Trunk:
+    """z: (1, 4, h, w) for all prompts, or (b, 4, h, w)."""
+    z = z.expand(len(text.prompts), -1, -1, -1).to(model.dtype)
+    t = torch.tensor([timestep], device=model.device)
+    out = model.unet(z, t, text.states.to(model.dtype), model.route(text, None), stop_at_mid=True)
+    return Trunk(*(wide(paths(m, model.gate.experts)) for m in (out.m_pre, out.m_post)))
 
 
 def parts(m: Tensor, empty: Tensor) -> dict[str, Tensor]:
@@ -47,8 +68,8 @@ ESTIMATORS: dict[str, Callable[[Mapping[str, Tensor]], Tensor]] = {
 
 
 def _variance(m: Tensor) -> Tensor:
-    """Over the paths, (b, c, h, w). Paths that agree give exactly 0."""
-    return (m - m[:1]).var(dim=0, correction=0)
+    """Over the paths, (b, c, h, w)."""
+    return population_variance(m, dim=0)
 
 
 def _power(m: Tensor) -> Tensor:
