@@ -19,7 +19,7 @@ from emoe import __version__
 from emoe.commands import build, calibrate, demo, explain, generate, inspect, lock, score, study
 from emoe.errors import EmoeError
 from emoe.heap import keep_freed_memory
-from emoe.hidden import hidden
+from emoe.redact import redacted
 from emoe.terminal import say
 
 AGAIN = 0.05  # seconds after which a signal that came at a bad moment is heard again
@@ -97,7 +97,7 @@ def _importing(frame: FrameType | None) -> bool:
 
 def _fail(message: str, code: int) -> int:
     if os.environ.get("EMOE_DEBUG") == "1":
-        print(hidden(traceback.format_exc()), end="", file=sys.stderr)
+        print(redacted(traceback.format_exc()), end="", file=sys.stderr)
     say(message)
     return code
 

@@ -6,7 +6,7 @@ import sys
 
 from tqdm import tqdm
 
-from emoe.hidden import hidden
+from emoe.redact import redacted
 
 
 def show(line: str) -> None:
@@ -17,7 +17,7 @@ def show(line: str) -> None:
 
 def say(message: object) -> None:
     """A message, on standard error."""
-    tqdm.write(f"emoe: {visible(hidden(' '.join(str(message).split())))}", file=sys.stderr)
+    tqdm.write(f"emoe: {visible(redacted(' '.join(str(message).split())))}", file=sys.stderr)
 
 
 def visible(text: str) -> str:

@@ -1,6 +1,8 @@
-"""METHOD section 7: what must hold of mixtures, routes, the split and the number."""
+"""What must hold of mixtures, routes, the split and the number (docs/method.md)."""
 
 import copy
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,7 +27,7 @@ def routes(rows: int, experts: int = 4) -> list:
     return [PromptRoute(weights), PromptRoute(top1), HiddenRoute(rows, experts, 2), HiddenRoute(rows, experts, experts)]
 
 
-# 7.2 ------------------------------------------------------------------------------------------------------------
+# Mixtures (2, in docs/method.md) -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layers", LAYERS)
@@ -108,7 +110,7 @@ def test_hidden_route_by_hand(experts):
     assert close(Mixture(layers, gate)(x, HiddenRoute(2, 4, 2)), torch.stack(expected)) < 1e-5
 
 
-# 7.3 ------------------------------------------------------------------------------------------------------------
+# Equal experts, order, batches (3) ----------------------------------------------------------------------------------
 
 
 def gates(text, experts: int = 4) -> list:
@@ -158,7 +160,7 @@ def test_different_experts_disagree(model):
     assert (model.score(PROMPTS).relative > 1e-4).all()
 
 
-# 7.4 ------------------------------------------------------------------------------------------------------------
+# The split (4) ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("gated", [False, True], ids=["prompt", "hidden"])
@@ -214,7 +216,7 @@ def test_one_hot_gives_each_path_its_expert():
     ]
 
 
-# 7.5 ------------------------------------------------------------------------------------------------------------
+# What scoring runs (5) ----------------------------------------------------------------------------------------------
 
 
 def test_scoring_runs_what_it_must_and_no_more(base, experts, text):
@@ -249,3 +251,11 @@ def test_nothing_before_the_split_is_repeated(base, experts, text):
     attn1.register_forward_hook(lambda _, args, out: seen.append(len(out)))
     model.score(["a red bus"])
     assert seen == [1]
+
+
+def test_the_page_of_the_method_shows_what_runs(capsys):
+    """Its example, as a reader would paste it."""
+    page = (Path(__file__).parents[1] / "docs" / "method.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.+?)```", page, re.DOTALL)
+    exec(compile(example, "docs/method.md", "exec"), {})
+    assert re.match(r"tensor\(\[\d.*\]\)\n$", capsys.readouterr().out)

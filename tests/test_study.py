@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -13,6 +14,8 @@ import torch
 from conftest import score
 from PIL import Image
 
+from emoe.generating import steps
+from emoe.generations import Recipe
 from emoe.records import RecordFile
 from emoe.study.alignment import load_clip
 from emoe.study.report import Report
@@ -135,7 +138,7 @@ def test_mistakes_are_found_before_scoring(run, weights, monkeypatch, tmp_path, 
     assert not (tmp_path / "new").exists()
 
 
-EVERYTHING = ("--images", "--baselines", "--ablate", "read-out,estimator,split,gate", "--steps", "2")
+EVERYTHING = ("--images", "--baselines", "--ablate", "read-out,estimator,split,gate,run,latent", "--steps", "2")
 
 
 @pytest.fixture(scope="module")
@@ -172,13 +175,29 @@ def test_a_whole_study(run, weights, clip_folder, truths, monkeypatch, tmp_path)
         fit = load_clip(clip_folder).score([image.convert("RGB")], ["a house"]).item()
     assert aligned[0]["clip"] == pytest.approx(fit, abs=1e-3)
     ways = {path.stem for path in (folder / "ablations").iterdir()}
-    assert {"read-out-pre", "split-attn1", "gate-uniform", "estimator-eu-over-answer"} <= ways
+    assert {"read-out-pre", "split-attn1", "gate-uniform", "estimator-eu-over-answer", "run", "latent"} <= ways
 
     before = contents(folder)
     for path in (folder / "alignment.jsonl", folder / "baselines.jsonl", folder / "images" / "generations.jsonl"):
         path.write_bytes(path.read_bytes()[:-50])  # a kill
     assert run(*arguments, "--out", str(folder))[0] == 0
     assert contents(folder) == before
+
+
+def test_a_run_is_looked_at_from_its_first_step_on(model):
+    """The first look is the score's own; the latents differ as the paths' noise does."""
+    from emoe.study.ablations import along, looks
+
+    recipe = model.at_own_size(Recipe("mixture", steps=3))
+    prompts, negatives = ["a red bus", "a house"], ["", "blurry"]
+    seen = along(model, prompts, negatives, recipe, "run")
+    assert list(seen) == [f"run {t}" for t in looks(3)] == ["run 667", "run 334", "run 1"]
+    first, second, _ = seen.values()
+    assert torch.allclose(first, model.score(prompts, negatives, steps=3).uncertainty, rtol=1e-4)
+    assert not torch.allclose(first, second, rtol=0.1)
+    after = along(model, prompts, negatives, recipe, "latent")["latent"]
+    latents = next(steps(model, prompts, negatives, replace(recipe, mode="emoe"))).latents
+    assert torch.allclose(after, latents[0, 0].numel() ** 0.5 * latents.var(dim=0, correction=0).mean(dim=(1, 2, 3)))
 
 
 def test_baselines_are_of_the_same_forward(run, weights, tmp_path):

@@ -1,4 +1,4 @@
-"""METHOD 7.1: the dense UNet is the published architecture."""
+"""The dense UNet is the published architecture."""
 
 import pytest
 import torch

@@ -16,7 +16,7 @@ from huggingface_hub.utils.logging import get_logger
 from emoe.checkpoint.layout import Folder
 from emoe.checkpoint.memory import recall, remember
 from emoe.errors import EmoeError
-from emoe.hidden import hidden
+from emoe.redact import redacted
 
 log = logging.getLogger("emoe")
 
@@ -36,7 +36,7 @@ REFUSALS = (
 
 def _hide(record: logging.LogRecord) -> bool:
     """The library tells of connections that break, with the signed addresses of its storage."""
-    record.msg, record.args = hidden(record.getMessage()), ()
+    record.msg, record.args = redacted(record.getMessage()), ()
     return True
 
 

@@ -83,6 +83,23 @@ def baselines(
     return _stage(path, rows, told, compute, min(SEEN, batch_size or SEEN), "baselines")
 
 
+def along(
+    model: EMoE, rows: list[Record], recipe: Recipe, name: str, batch_size: int | None, path: Path
+) -> dict[str, list[Record]]:
+    """What `ablations.along` sees in runs of the paths: records by way."""
+    from emoe.study.ablations import along
+
+    told = asdict(recipe) | {"mixture": model.mixture}
+
+    def compute(start: int, some: list[Record]) -> Iterator[Record]:
+        found = {way: u.tolist() for way, u in along(model, *texts_of(some), recipe, name).items()}
+        yield from ({name: {way: values[i] for way, values in found.items()}} for i in range(len(some)))
+
+    found = _stage(path, rows, told, compute, model.batch_size(batch_size, DRAWN), name)
+    ways = found[0][name]
+    return {way: [record | {"uncertainty": record[name][way]} for record in found] for way in ways}
+
+
 def by_seed(model: EMoE, rows: list[Record], reading: Reading, batch_size: int | None, folder: Path):
     """The list once for every seed of the reading: (seeds, prompts) records."""
     seeds = range(reading.seed, reading.seed + reading.seeds)

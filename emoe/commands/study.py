@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,8 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("--word", action="append", default=[], help="is it a known one? (several times: several words)")
     parser.add_argument("--template", metavar="TEXT", help='instead of a list: "A {white|black} {man|woman}"')
-    parser.add_argument("--ablate", metavar="WHAT,...", help="size, step, read-out, estimator, split, gate")
+    others = "size, timestep, read-out, estimator, split, gate, latent, run"
+    parser.add_argument("--ablate", metavar="WHAT,...", help=f"does the verdict depend on it? {others}")
     add_weights(parser)
     add_reading(parser)
     add_machine(parser)
@@ -75,15 +76,15 @@ def run(options: argparse.Namespace) -> int:
     if options.template is not None:
         rows = templates.fill(options.template, options.negative)
     questions.check_sizes(rows)
-    asked = ablations.check(options.ablate) if options.ablate is not None else []
+    options.ablate = ablations.check(options.ablate) if options.ablate is not None else []
     folder = Path(options.out)
-    asks = {"images": options.images, "seeds": options.template is not None, "ablations": bool(asked)}
+    asks = {"images": options.images, "seeds": options.template is not None, "ablations": bool(options.ablate)}
     _make(folder, "tables", *(name for name, needed in asks.items() if needed))
     with alone(folder / "scores.jsonl"):
-        return _study(options, rows, asked, folder)
+        return _study(options, rows, folder)
 
 
-def _study(options: argparse.Namespace, rows: list[Record], asked: list[str], folder: Path) -> int:
+def _study(options: argparse.Namespace, rows: list[Record], folder: Path) -> int:
     """Everything that can be found wrong is found before hours are spent."""
     _ = RecordFile(folder / "scores.jsonl", rows, USUAL)
 
@@ -110,7 +111,7 @@ def _study(options: argparse.Namespace, rows: list[Record], asked: list[str], fo
     reading, recipe = model.at_own_size(reading), model.at_own_size(recipe)
     if options.images:
         _ = model.vae
-    ways = list(ablations.ways(model, reading, asked))
+    ways = list(ablations.ways(model, reading, options.ablate))
     if any(way.reading.estimator == "eu-over-answer" for way in ways):
         check_not_empty(row["prompt"] for row in rows)
 
@@ -133,6 +134,7 @@ def _found(
     """Stage by stage."""
     from emoe.commands import stages
     from emoe.study import alignment
+    from emoe.study.ablations import RUNS
     from emoe.study.cost import cost
     from emoe.study.paper import Studied
 
@@ -155,12 +157,14 @@ def _found(
     if options.template is not None:
         found |= {"template": options.template}
         found["by_seed"] = stages.by_seed(model, rows, reading, batch, folder / "seeds")
-    if ways:
-        paths = [folder / "ablations" / f"{way.name.replace(' ', '-')}.jsonl" for way in ways]
-        found["ways"] = {"as studied": records} | {
-            way.name: stages.scores(way.model, rows, way.reading, batch, path)
-            for way, path in zip(ways, paths, strict=True)
-        }
+    if options.ablate:
+        found["ways"] = {"as studied": records}
+        for way in ways:
+            path = folder / "ablations" / f"{way.name.replace(' ', '-')}.jsonl"
+            found["ways"][way.name] = stages.scores(way.model, rows, way.reading, batch, path)
+        for name in (name for name in RUNS if name in options.ablate):
+            seen = replace(recipe, read_out=reading.read_out)
+            found["ways"] |= stages.along(model, rows, seen, name, batch, folder / "ablations" / f"{name}.jsonl")
     if clip:
         found["cost"] = cost(model, rows[0]["prompt"], reading, recipe, _kept(folder) / len(rows))
     return Studied(records=records, settings=settings, words=options.word, resamples=RESAMPLES, **found)

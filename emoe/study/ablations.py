@@ -6,16 +6,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
 from emoe.config import SPLITS
 from emoe.errors import EmoeError
 from emoe.gate import UniformGate
+from emoe.generating import steps
+from emoe.generations import Recipe
 from emoe.moe import layers_of
 from emoe.pipeline import EMoE
 from emoe.schedule import timesteps
 from emoe.scores import ESTIMATORS, READ_OUTS, Reading
+from emoe.uncertainty import measure
 
-ABLATIONS = ("size", "step", "read-out", "estimator", "split", "gate")
-STEPS = (0, 4, 9, 14, 19, 24)  # of 25
+READINGS = ("size", "timestep", "read-out", "estimator", "split", "gate")  # at the cost of a score
+RUNS = ("latent", "run")  # at that of a step, and of all steps, of every path
+ABLATIONS = (*READINGS, *RUNS)
+LOOKS = 6  # at a run, from its first step to its last
 
 
 class Way(NamedTuple):
@@ -36,14 +44,14 @@ def check(asked: str) -> list[str]:
 
 
 def ways(model: EMoE, reading: Reading, asked: Sequence[str]) -> Iterator[Way]:
-    """All but the reading itself. The reading has a size. Steps start from the same noise, as `--timestep` does."""
+    """All but the reading itself. The reading has a size. All timesteps start from the same noise, as `--timestep`."""
     if "size" in asked:
         step = 8 * model.pixels
         sizes = {round(reading.size * part / step) * step for part in (0.5, 0.75, 1.5)} - {0, reading.size}
         yield from (Way(f"size {size}", model, replace(reading, size=size)) for size in sorted(sizes))
-    if "step" in asked:
-        at = [timesteps(25)[i] for i in STEPS]
-        yield from (Way(f"timestep {t}", model, replace(reading, timestep=t)) for t in at if t != reading.timestep)
+    if "timestep" in asked:
+        at = [t for t in looks(25) if t != reading.timestep]
+        yield from (Way(f"timestep {t}", model, replace(reading, timestep=t)) for t in at)
     if "read-out" in asked:
         yield from (
             Way(f"read-out {x}", model, replace(reading, read_out=x)) for x in READ_OUTS if x != reading.read_out
@@ -56,6 +64,27 @@ def ways(model: EMoE, reading: Reading, asked: Sequence[str]) -> Iterator[Way]:
         yield from (Way(f"split {split}", _with(model, split=split), reading) for split in others)
     if "gate" in asked and not isinstance(model.gate, UniformGate):
         yield Way("gate uniform", _with(model, gate=UniformGate(model.gate.experts)), reading)
+
+
+def looks(count: int) -> list[int]:
+    """Timesteps at which a run of `count` steps is looked at."""
+    ts = timesteps(count)
+    return [ts[i] for i in sorted({round(part * (count - 1) / (LOOKS - 1)) for part in range(LOOKS)})]
+
+
+@torch.inference_mode()
+def along(model: EMoE, prompts: list[str], negatives: list[str], recipe: Recipe, name: str) -> dict[str, Tensor]:
+    """The uncertainty, (b,) each, of the paper's Algorithm 1: "latent", at what its first step leaves of every path
+    (guided), or "run", at the mid-block of steps from the first to the last.
+    """
+    found = {}
+    for step in steps(model, prompts, negatives, replace(recipe, mode="emoe")):
+        if name == "latent":
+            return {"latent": measure(step.latents[None]).uncertainty}
+        if step.timestep in looks(recipe.steps):
+            m = step.m_post if recipe.read_out == "post" else step.m_pre
+            found[f"run {step.timestep}"] = measure(m[None]).uncertainty
+    return found
 
 
 def _with(model: EMoE, gate: UniformGate | None = None, split: str | None = None) -> EMoE:

@@ -152,7 +152,9 @@ def _ablations(report: Report, found: Studied) -> None:
         return
     report.section(
         "The same list, read in other ways",
-        "If the order of prompts hangs on a choice, so does the verdict (the paper's Figure 8). " + INTERVALS,
+        "If the order of prompts depends on a choice, so does the verdict (the paper's Figure 8). A timestep starts "
+        "from the same noise; `run` is at that timestep of the paper's Algorithm 1, and `latent` after its first step "
+        "(both of the first seed). " + INTERVALS,
     )
     report.table(questions.ablations(found.ways, found.resamples))
 

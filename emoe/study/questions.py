@@ -172,24 +172,27 @@ def estimates(records: Sequence[Record]) -> dict[str, Array]:
 def compared(records: Sequence[Record], resamples: int) -> list[Row]:
     """A row a number, the best first: does it rank images by how badly they fit, and groups from the list's first?"""
     names, known = groups_of(records), measures(records)
-    rows = []
+    rows, merits = [], []
     for name, values in estimates(records).items():
         row: Row = {"number": name}
+        merit = 0.0  # where nothing judges them, all stay in their order: likeness to ourselves is no merit
+        if len(names) > 1:
+            apart = _apart(records, values, resamples)
+            merit = _known(apart)
         if "CLIP score" in known:
             error = 100 - known["CLIP score"]
-            row["Spearman with CLIP score"] = bootstrap(spearman, values, -error, resamples=resamples)
+            rank = bootstrap(spearman, values, -error, resamples=resamples)
+            merit = -_known(rank)
+            row["Spearman with CLIP score"] = rank
             row["AUSE"] = bootstrap(ause, values, error, resamples=resamples)
             worst = error > numpy.quantile(error, 0.75)
             row["AUROC of the worst quarter"] = bootstrap(auroc, values, worst, resamples=resamples)
         if len(names) > 1:
-            row[f"AUROC of other groups than {names[0]}"] = _apart(records, values, resamples)
+            row[f"AUROC of other groups than {names[0]}"] = apart
         row["Spearman with uncertainty"] = spearman(values, uncertainties(records))
         rows.append(row)
-    best = list(rows[0])[1]
-    if best == "Spearman with uncertainty":  # nothing to be judged by: likeness to ourselves is no merit
-        return rows
-    sign = 1 if best.startswith("Spearman with CLIP") else -1
-    return sorted(rows, key=lambda row: sign * _known(row[best]))
+        merits.append(merit)
+    return [rows[i] for i in numpy.argsort(-numpy.array(merits), kind="stable")]
 
 
 def _apart(records: Sequence[Record], values: Array, resamples: int) -> Interval:

@@ -12,7 +12,7 @@ LOGIN = re.compile(r"(?<=://)[^\s/@]+(?=@)")
 QUERY = re.compile(r"(?<=[?&])([\w.-]+)=[^\s&#'\"<>)]+")
 
 
-def hidden(text: str) -> str:
+def redacted(text: str) -> str:
     """A text of ours or of a library's, with stars in their places."""
     for token in _tokens():
         for form in {token, repr(token)[1:-1]}:  # libraries quote what they complain about
