@@ -127,7 +127,7 @@ class OfImages(Tested):
         return {name: risk_coverage(found[name], error) for name in shown} | {"oracle": risk_coverage(error, error)}
 
     def pictures(self) -> list[list[Path]]:
-        """A row a language, a column a spec."""
+        """A row per language, a column per spec."""
         languages, columns = len(self.world.languages), min(10, self.plan.drawn["languages"])
         return [
             [self.family.picture("test", "languages", i * languages + row) for i in range(columns)]

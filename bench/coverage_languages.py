@@ -29,7 +29,7 @@ class OfLanguages(Tested):
         return rows
 
     def languages(self) -> list[Row]:
-        """A row a language, from much covered to never."""
+        """A row per language, from much covered to never."""
         asks = self.asks("languages")
         of = numpy.array([ask.mention.language for ask in asks])
         spec = specs(asks)

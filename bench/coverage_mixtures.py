@@ -1,4 +1,4 @@
-"""Does it hang on the mixture, or on the step at which paths part?"""
+"""Does it depend on the mixture, or on the step at which paths part?"""
 
 from __future__ import annotations
 

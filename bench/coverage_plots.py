@@ -43,7 +43,7 @@ def by_timestep(ax: Axes, rows: Sequence[Row]) -> None:
 
 
 def side_by_side(ax: Axes, rows: Sequence[Row], key: str) -> None:
-    """A line a number."""
+    """A line per number."""
     for i, row in enumerate(reversed(rows)):
         value = row[key]
         ax.plot([value.low, value.high], [i, i], color="tab:blue")

@@ -119,7 +119,7 @@ def images(report: Report, answers: Mapping[str, Found], plan: Plan) -> None:
         risk(ax, answer["curves"])
         ax.set_title(name)
     for name, answer in answers.items():
-        told = f"{name}: a row a language, from much covered to never"
+        told = f"{name}: a row per language, from much covered to never"
         report.plot(f"samples-{name}", samples(answer["pictures"]), told)
     report.section("Quartiles", "The paper's Table 1 in miniature; trends are Kendall's tau of quarter and value.")
     for name, answer in answers.items():

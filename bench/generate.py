@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="a weights.toml (default: random experts)")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--size", type=int, help="pixels a side; default 512; 128 if small")
+    parser.add_argument("--size", type=int, help="pixels per side; default 512; 128 if small")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Does a score hang on the precision, or on the prompts that are scored beside it?
+"""Does a score depend on the precision, or on the prompts that are scored beside it?
 
 python bench/precision.py --small       20 prompts, under 20 s
 python bench/precision.py               200 prompts of the miniature
@@ -49,7 +49,7 @@ def main() -> None:
             }
         )
     show(
-        "Does a score hang on the precision, or on the batch?",
+        "Does a score depend on the precision, or on the batch?",
         rows,
         prompts=len(texts),
         weights=options.weights,

@@ -48,7 +48,7 @@ class Assembled(NamedTuple):
     experts: tuple[Expert, ...]  # names and descriptors
     prediction: str  # what the base was trained to predict: "epsilon" or "v"
     load_vae: Callable[[], VAE]
-    pixels: int  # the image's, to a latent pixel's side
+    pixels: int  # image pixels per latent pixel, along a side
 
 
 def assemble(weights: Weights, device: torch.device, dtype: torch.dtype) -> Assembled:
@@ -193,7 +193,7 @@ def _vae(weights: Weights, base: Checkpoint, device: torch.device, dtype: torch.
 
 
 def _pixels(weights: Weights, base: Checkpoint) -> int:
-    """Image pixels to a latent pixel's side. A config.json tells, or a single file's shapes: scoring loads no VAE."""
+    """Image pixels per latent pixel, along a side. A config.json tells, or a single file's shapes: scoring loads no VAE."""
     source, shapes, settings = weights.vae or weights.segmoe or weights.base, {}, {}
     with about(f"{weights.path}: {_key(weights, 'vae')}"):
         if weights.vae or base.folder:

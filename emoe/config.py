@@ -50,7 +50,7 @@ class Weights:
     tokenizer: str | None = None  # instead of the base's
     revision: str | None = None  # of Hub sources that name none
     layers: str = "all"
-    top: int | None = None  # experts a prompt; None where a SegMoE checkpoint tells, or the gate is uniform
+    top: int | None = None  # experts per prompt; None where a SegMoE checkpoint tells, or the gate is uniform
     gate: str | None = None  # None where a SegMoE checkpoint tells
     split: str | None = None  # None: the first cross-attention, or feed-forward if only those are mixed
     temperature: float = 1.0

@@ -79,7 +79,7 @@ def slug(prompt: str) -> str:
 
 
 def draw_sheets(folder: Path, records: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[Path]:
-    """Contact sheets of the images that the records name: a row a prompt, a column a path."""
+    """Contact sheets of the images that the records name: a row per prompt, a column per path."""
     shown = [record for record in records if record["images"]]
     pages = [shown[i : i + ROWS] for i in range(0, len(shown), ROWS)]
     paths = []

@@ -87,7 +87,7 @@ def draw_map(image: Image.Image, uncertainty: Tensor) -> Image.Image:
 def contact_sheet(
     rows: Sequence[tuple[str, Sequence[Image.Image]]], columns: Sequence[str], cell: int = CELL
 ) -> Image.Image:
-    """One labelled row a prompt, one column a path (the paper's Figure 12); images `cell` pixels a side."""
+    """One labelled row per prompt, one column per path (the paper's Figure 12); images `cell` pixels per side."""
     step = cell + GAP
     sheet = Image.new("RGB", (GAP + step * len(columns), LABEL + GAP + (step + LABEL) * len(rows)), "white")
     draw = ImageDraw.Draw(sheet)

@@ -47,7 +47,7 @@ class Model:
     ):
         """unet: with mixtures (`emoe.moe.mix`).  split: where samples become paths, a layer that is mixed.
 
-        pixels: the image's, to a latent pixel's side; what the VAE will say when it is loaded, if it ever is.
+        pixels: image pixels per latent pixel, along a side; what the VAE will say when it is loaded, if it ever is.
         The rest is for images: the experts' names, what the UNet predicts ("epsilon" or "v"), how to get a VAE.
         """
         if split not in SPLITS[layers_of(unet)]:

@@ -1,4 +1,4 @@
-"""Lists beyond one machine: Ray Data reads Parquet, scores it with one model a GPU (or a CPU slot), writes Parquet.
+"""Lists beyond one machine: Ray Data reads Parquet, scores it with one model per GPU (or a CPU slot), writes Parquet.
 
 Ray does what is not about prompts: scheduling, retries, back-pressure, placement. It also keeps the ids whose records
 are written, in the folder's `_done`, and so leaves them out when a run that was cut short is started again.

@@ -66,7 +66,7 @@ class RecordFile:
     def go_on(self, batch: int) -> int:
         """How many records are done, in whole batches; what is behind them is cut off.
 
-        The last digits hang on a prompt's neighbours in its batch, so that a run that goes on has the same ones.
+        The last digits depend on a prompt's neighbours in its batch, so that a run that goes on has the same ones.
         """
         if len(self.records) < self.count:
             self.keep(len(self.records) // batch * batch)

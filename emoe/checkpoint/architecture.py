@@ -26,7 +26,7 @@ FIXED = {
     "timestep_post_act": None,
 }
 WIDEST = 2**14  # SD1.5's widest layer has 1,280; a file without a single number can name any width
-FULL_SIZE = 64  # latent pixels a side; what a file without a config was trained on
+FULL_SIZE = 64  # latent pixels per side; what a file without a config was trained on
 LARGEST_SIZE = 1024  # a config must not ask for all of the memory
 
 

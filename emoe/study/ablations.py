@@ -1,4 +1,4 @@
-"""The same list read in other ways (the paper's Figure 8): does the verdict hang on a choice?"""
+"""The same list read in other ways (the paper's Figure 8): does the verdict depend on a choice?"""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def usual_clip(weights: str) -> str:
 
 
 def open_truth(path: str, size: int | None = None) -> Image.Image:
-    """A ground truth, cut to a square about its middle and brought to `size` pixels a side. EmoeError if unreadable."""
+    """A ground truth, cut to a square about its middle, `size` pixels per side. EmoeError if unreadable."""
     try:
         with Image.open(path) as image:
             image = image.convert("RGB")

@@ -170,7 +170,7 @@ def estimates(records: Sequence[Record]) -> dict[str, Array]:
 
 
 def compared(records: Sequence[Record], resamples: int) -> list[Row]:
-    """A row a number, the best first: does it rank images by how badly they fit, and groups from the list's first?"""
+    """A row per number, the best first: does it rank images by how badly they fit, and groups from the list's first?"""
     names, known = groups_of(records), measures(records)
     rows, merits = [], []
     for name, values in estimates(records).items():
@@ -216,7 +216,7 @@ def thresholds(records: Sequence[Record], shares: Sequence[float] = (1.0, 0.95, 
 
 
 def ablations(ways: Mapping[str, Sequence[Record]], resamples: int) -> list[Row]:
-    """Figure 8: a row a way of reading the list, the study's own first."""
+    """Figure 8: a row per way of reading the list, the study's own first."""
     own, *_ = ways.values()
     base, names, known = uncertainties(own), groups_of(own), measures(own)
     rows = []

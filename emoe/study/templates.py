@@ -37,7 +37,7 @@ def slots(template: str) -> list[list[str]]:
 
 
 def fill(template: str, negative: str = "") -> list[Record]:
-    """A row a prompt, in the order of the choices."""
+    """A row per prompt, in the order of the choices."""
     rows = []
     for chosen in product(*slots(template)):
         words = iter(chosen)

@@ -10,12 +10,12 @@ class VAEConfig:
     """Defaults are SD1.5's; smaller networks keep the topology and change the numbers."""
 
     channels: tuple[int, ...] = (128, 256, 512, 512)
-    depth: int = 2  # resnets a level in the encoder; one more in the decoder
+    depth: int = 2  # resnets per level in the encoder; one more in the decoder
     groups: int = 32
     latent_channels: int = 4
     scaling: float = 0.18215  # brings latents to the unit variance that the UNet was trained on
 
     @property
     def pixels(self) -> int:
-        """Image pixels to a latent pixel's side: every level but the last halves the resolution."""
+        """Image pixels per latent pixel, along a side: every level but the last halves the resolution."""
         return 2 ** (len(self.channels) - 1)

@@ -15,7 +15,7 @@ from emoe.vae.blocks import DownBlock, MidBlock, UpBlock, norm
 from emoe.vae.config import VAEConfig
 from emoe.vae.tiles import tiled
 
-LARGE = 96  # latent pixels a side (SD1.5's 768 image pixels); above, images are decoded in tiles
+LARGE = 96  # latent pixels per side (SD1.5's 768 image pixels); above, images are decoded in tiles
 
 
 class Encoder(nn.Module):

@@ -115,7 +115,7 @@ def test_zeros_after_a_power_cut(run, weights, tmp_path, command):
 
 
 def test_a_batch_that_was_cut_in_two(run, weights, scored, tmp_path):
-    """Its prompts are scored together again: the last digits hang on that."""
+    """Its prompts are scored together again: the last digits depend on that."""
     path, whole = tmp_path / "cut.jsonl", tmp_path / "whole.jsonl"
     batch = ("--batch-size", "3")
     assert run(*score(*PROMPTS, *batch, "--out", str(whole), weights=weights))[0] == 0
