@@ -193,7 +193,7 @@ def _vae(weights: Weights, base: Checkpoint, device: torch.device, dtype: torch.
 
 
 def _pixels(weights: Weights, base: Checkpoint) -> int:
-    """Image pixels per latent pixel, along a side. A config.json tells, or a single file's shapes: scoring loads no VAE."""
+    """Image pixels per latent pixel, along a side. Told by headers alone, as scoring loads no VAE."""
     source, shapes, settings = weights.vae or weights.segmoe or weights.base, {}, {}
     with about(f"{weights.path}: {_key(weights, 'vae')}"):
         if weights.vae or base.folder:

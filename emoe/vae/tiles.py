@@ -15,8 +15,8 @@ from torch import Tensor
 def tiled(decode: Callable[[Tensor], Tensor], z: Tensor, pixels: int, size: int = 64, overlap: int = 16) -> Tensor:
     """`decode` of z (b, c, h, w) -> (b, 3, pixels·h, pixels·w), in tiles of `size` latent pixels per side.
 
-    pixels: image pixels per latent pixel, along a side. Tiles overlap by `overlap` or more latent pixels, over which each
-    fades linearly into the next.
+    pixels: image pixels per latent pixel, along a side. Tiles overlap by `overlap` or more latent pixels, over
+    which each fades linearly into the next.
     """
     b, _, h, w = z.shape
     image = torch.zeros(b, 3, pixels * h, pixels * w, device=z.device)
