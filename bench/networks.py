@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from emoe.device import choose
+from emoe.device import choose_device
 from emoe.moe import mix
 from emoe.text import TextEncoder, clip_tokenizer
 from emoe.unet import UNet, UNetConfig
@@ -59,5 +59,5 @@ def read_options(doc: str | None, rounds: int) -> tuple[argparse.Namespace, dict
     parser.add_argument("--dtype", default="auto")
     options = parser.parse_args()
     options.config = SMALL if options.small else UNetConfig()
-    device, dtype = choose(options.device, options.dtype)
+    device, dtype = choose_device(options.device, options.dtype)
     return options, {"device": device, "dtype": dtype}

@@ -17,7 +17,7 @@ from card import show
 from scipy.stats import spearmanr
 
 from emoe import EMoE
-from emoe.device import choose
+from emoe.device import choose_device
 from emoe.miniature.languages import caption
 from emoe.miniature.world import World
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, help="image side (default: the checkpoint's own)")
     options = parser.parse_args()
     texts = prompts(20 if options.small else 200)
-    device, _ = choose(options.device, "float32")
+    device, _ = choose_device(options.device, "float32")
     exact, rows = None, []
     for dtype in DTYPES:
         model = EMoE.from_toml(options.weights, device=device, dtype=dtype)

@@ -14,7 +14,9 @@ DEVICES = ("cpu", "cuda", "mps")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def choose(device: str | torch.device = "auto", dtype: str | torch.dtype = "auto") -> tuple[torch.device, torch.dtype]:
+def choose_device(
+    device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
+) -> tuple[torch.device, torch.dtype]:
     """ "auto" is the fastest device there is, and half precision where that is fast. EmoeError if there is none."""
     device, dtype = str(device), str(dtype).removeprefix("torch.")
     if device == "auto":

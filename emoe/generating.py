@@ -27,18 +27,19 @@ def generate(
     """All of them at once, in order. The recipe has a size.
 
     The number comes first, as `score` reads it, so that what halts has cost the split trunk and nothing more. With the
-    hidden gate it is therefore that of the conditional half's own choice of experts, while the image's serves both.
+    hidden gate it is therefore that of the conditional half's own choice of experts; the image's serves both halves.
     """
     scores = None if recipe.mode == "mixture" else score(model, prompts, negatives, recipe.reading)
     limit = recipe.max_uncertainty
     going_on = [i for i in range(len(prompts)) if limit is None or scores.uncertainty[i] <= limit]
     latents = {}
     if going_on:
-        run = steps(model, [prompts[i] for i in going_on], [negatives[i] for i in going_on], recipe)
-        for step in run:
-            check_finite([prompts[i] for i in going_on], step.latents.mean(dim=(0, 2, 3, 4)), model.dtype)
+        drawn, away_from = [prompts[i] for i in going_on], [negatives[i] for i in going_on]
+        for step in steps(model, drawn, away_from, recipe):
+            check_finite(drawn, step.latents.mean(dim=(0, 2, 3, 4)), model.dtype)
             watch(scores)
-        latents = dict(zip(going_on, rearrange(step.latents, "p b ... -> b p ..."), strict=True))
+            last = rearrange(step.latents, "p b ... -> b p ...")
+        latents = dict(zip(going_on, last, strict=True))
     for i, (prompt, negative) in enumerate(zip(prompts, negatives, strict=True)):
         images = to_images(model.vae, latents[i]) if i in latents else []
         own = None if scores is None else scores.at(i)

@@ -10,7 +10,7 @@ import torch
 from emoe import generating, scoring
 from emoe.assemble import assemble
 from emoe.config import Weights, read_weights
-from emoe.device import choose, enough_memory
+from emoe.device import choose_device, enough_memory
 from emoe.errors import EmoeError
 from emoe.generations import Generation, Recipe
 from emoe.model import Model
@@ -44,7 +44,7 @@ class EMoE(Model):
     ) -> EMoE:
         """The same, from a description that has been read already."""
         with enough_memory("loading takes more than there is; use --dtype float16, or fewer experts"):
-            return cls(*assemble(weights, *choose(device, dtype)))
+            return cls(**assemble(weights, *choose_device(device, dtype))._asdict())
 
     # Scoring --------------------------------------------------------------------------------------------------------
 
@@ -122,7 +122,17 @@ class EMoE(Model):
         negative, steps, seed, size, read_out, estimator, batch_size as for `score`; by default a batch is 1 on a CPU,
         else 4.
         """
-        recipe = Recipe(mode, scheduler, steps, guidance, seed, size, max_uncertainty, read_out, estimator)
+        recipe = Recipe(
+            mode=mode,
+            scheduler=scheduler,
+            steps=steps,
+            guidance=guidance,
+            seed=seed,
+            size=size,
+            max_uncertainty=max_uncertainty,
+            read_out=read_out,
+            estimator=estimator,
+        )
         return list(self.stream_images(prompts, negative, recipe, batch_size))
 
     def stream_images(

@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     rows = rows_of(options)
 
     from emoe.config import read_weights  # these take seconds; the mistakes above need not wait
-    from emoe.device import choose
+    from emoe.device import choose_device
     from emoe.gallery import RECORDS, check_sheets, draw_sheets, intact, make_folder, save
     from emoe.generations import Recipe
     from emoe.pipeline import DRAWN, EMoE, check_batch_size
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         raise EmoeError("mode 'mixture' has no map to draw; choose 'fast' or 'emoe'")
     if options.batch_size is not None:
         check_batch_size(options.batch_size)
-    weights, machine = read_weights(options.weights), choose(options.device, options.dtype)
+    weights, machine = read_weights(options.weights), choose_device(options.device, options.dtype)
     folder = make_folder(options.out)
     with alone(folder / RECORDS):
         if recipe.mode == "emoe":
