@@ -50,5 +50,5 @@ def check_finite(prompts: Sequence[str], values: Tensor, dtype: torch.dtype) -> 
     for prompt, fine in zip(prompts, torch.isfinite(values).tolist(), strict=True):
         if not fine:
             half = dtype == torch.float16
-            remedy = "use dtype bfloat16 or float32" if half else "these checkpoints do not go together"
+            remedy = "use dtype float32" if half else "these checkpoints do not go together"
             raise EmoeError(f"{prompt[:60]!r}: activations are not finite in {dtype}; {remedy}")

@@ -57,7 +57,7 @@ def _write(path: Path, key: str, unet: UNet) -> None:
     """Keep the vectors, where that is possible. EmoeError if they are no numbers."""
     vectors = {name: tensor.cpu() for name, tensor in unet.state_dict().items() if is_gate(name)}
     if not all(vector.isfinite().all() for vector in vectors.values()):
-        raise EmoeError("the gate vectors are not finite; use dtype bfloat16 or float32, or other checkpoints")
+        raise EmoeError("the gate vectors are not finite; use dtype float32, or other checkpoints")
     try:
         with whole(path) as new:
             save_file(vectors, new, {"mixture": key})

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Draws prompts, and says how uncertain the mixture was: one image per expert's path (mode emoe), or one (fast, mixture).
-Prompts above --max-uncertainty are halted before the second step and get no image. Exit code 3: some were halted.
+Prompts above --max-uncertainty are halted before their first step and get no image. Exit code 3: some were halted.
 """
 HALTED = 3  # exit code
 
