@@ -43,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
             try:
                 options = _parser().parse_args(arguments)
             finally:
-                sys.stdout.flush()  # --help has been shown, and leaves
+                if sys.stdout:  # closed by the shell (>&-), it is None
+                    sys.stdout.flush()  # --help has been shown, and leaves
             return options.run(options)
     except EmoeError as error:
         return _fail(str(error), 2)

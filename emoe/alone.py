@@ -17,14 +17,17 @@ def alone(path: Path) -> Iterator[None]:
 
     The lock is a file beside it, `.NAME.lock`, which goes when the work ends.
     """
+    if not path.name or path.is_dir():
+        raise EmoeError(f"{path} is not a file that can be written to; name another with --out")
     if not path.parent.is_dir():
         raise EmoeError(f"cannot write {path}: there is no folder {path.parent}")
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
+        real = path.resolve()  # a file has one lock, whatever links lead to it
+        lock = FileLock(real.with_name(f".{real.name}.lock"))
         lock.acquire(blocking=False)
     except Timeout as error:
         raise EmoeError(f"another emoe is writing {path}; wait until it ends, or name another --out") from error
-    except (OSError, NotImplementedError, ValueError) as error:  # the last two: file systems, names without locks
+    except (OSError, NotImplementedError, ValueError, RuntimeError) as error:  # also of names that go round in circles
         raise EmoeError(f"cannot lock {path}: {getattr(error, 'strerror', None) or error}") from error
     try:
         yield

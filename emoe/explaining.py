@@ -64,6 +64,8 @@ def explain(model: EMoE, prompt: str, negative: str = "", reading: Reading | Non
     reading = reading or Reading(seeds=4)
     check_seeds(reading)
     words = prompt.split()
+    if not words:
+        raise EmoeError("the prompt has no words to leave out; name some")
     if len(words) > MOST_WORDS:
         raise EmoeError(f"the prompt has {len(words)} words; no text encoder sees more than {MOST_WORDS}")
     parts = list(_parts(words))

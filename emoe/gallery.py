@@ -67,7 +67,7 @@ def intact(folder: Path, records: Sequence[dict[str, Any]]) -> int:
     """How many of the records, from the first on, have all their images still; the others are drawn again."""
     for count, record in enumerate(records):
         names = [*record["images"], *(map(map_name, record["images"]) if record["maps"] else ())]
-        if not all((folder / name).is_file() for name in names):
+        if not all((folder / name).is_file() and (folder / name).stat().st_size for name in names):
             return count
     return len(records)
 

@@ -10,7 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from emoe.config import Weights
+from emoe.checkpoint.memory import cache_folder
+from emoe.config import SHIPPED, Weights
 from emoe.errors import EmoeError
 from emoe.fingerprint import fingerprint
 from emoe.gate.capture import GUIDANCE, SEED, STEPS, capture
@@ -24,7 +25,7 @@ log = logging.getLogger("emoe")
 
 def gate_vectors(unet: UNet, text: TextEncoder, weights: Weights, prediction: str) -> None:
     """Give a mixed UNet its gate vectors, in place: those on disk if they are this mixture's, else captured now."""
-    path = weights.path.with_suffix(".gates.safetensors")
+    path = _place(weights.path)
     descriptors = [(expert.positive, expert.negative) for expert in weights.experts]
     settings = "capture", descriptors, SEED, STEPS, GUIDANCE, prediction, unet.config, text.settings
     key = fingerprint(settings, unet, text.model)
@@ -34,6 +35,13 @@ def gate_vectors(unet: UNet, text: TextEncoder, weights: Weights, prediction: st
     with tqdm(total=len(descriptors) * STEPS, unit="step", disable=not sys.stderr.isatty()) as bar:
         capture(unet, text, descriptors, prediction, watch=lambda expert, step: bar.update())
     _write(path, key, unet)
+
+
+def _place(toml: Path) -> Path:
+    """Beside it; of a family that is shipped, with the user's downloads."""
+    if toml not in SHIPPED.values():
+        return toml.with_suffix(".gates.safetensors")
+    return cache_folder() / toml.with_suffix(".gates.safetensors").name
 
 
 def _read(path: Path, key: str, unet: UNet) -> bool:
@@ -59,7 +67,8 @@ def _write(path: Path, key: str, unet: UNet) -> None:
     if not all(vector.isfinite().all() for vector in vectors.values()):
         raise EmoeError("the gate vectors are not finite; use dtype float32, or other checkpoints")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as new:
             save_file(vectors, new, {"mixture": key})
-    except EmoeError as error:
+    except (EmoeError, OSError) as error:
         log.warning("%s; the gate vectors will be captured again next time", error)

@@ -15,7 +15,7 @@ from emoe.generations import Generation, Recipe
 from emoe.images import to_images
 from emoe.model import Model
 from emoe.schedule import draws
-from emoe.scores import Scores
+from emoe.scores import Scores, short
 from emoe.scoring import score
 
 Watch = Callable[[Scores | None], None]  # called after every step of a batch, with what was measured before it
@@ -31,7 +31,7 @@ def generate(
     """
     scores = None if recipe.mode == "mixture" else score(model, prompts, negatives, recipe.reading)
     limit = recipe.max_uncertainty
-    going_on = [i for i in range(len(prompts)) if limit is None or scores.uncertainty[i] <= limit]
+    going_on = [i for i in range(len(prompts)) if limit is None or short(scores.uncertainty[i]) <= limit]
     latents = {}
     if going_on:
         drawn, away_from = [prompts[i] for i in going_on], [negatives[i] for i in going_on]

@@ -51,7 +51,8 @@ def save_png(image: Image.Image, path: Path, record: dict[str, Any]) -> None:
 
 def check_ours(path: Path) -> None:
     """EmoeError if something lies where an image is to be that this program did not write."""
-    if os.path.lexists(path) and not is_ours(path):
+    empty = path.is_file() and not path.stat().st_size  # what a power cut leaves
+    if os.path.lexists(path) and not empty and not is_ours(path):
         raise EmoeError(f"{path} is not of emoe's making and is not replaced; move it, or name another --out")
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from emoe.assemble import STOCK, needs_stock
 from emoe.checkpoint import civitai, hub, source
-from emoe.checkpoint.hashes import hashes
+from emoe.checkpoint.hashes import check_hash, check_hashes, hashes
 from emoe.checkpoint.hub import HubFolder
-from emoe.checkpoint.open import examine
+from emoe.checkpoint.open import examine, open_checkpoint
 from emoe.config import Weights
 from emoe.errors import EmoeError, about
 
@@ -34,11 +34,18 @@ def lock(weights: Weights, path: Path) -> Weights:
 
     found: dict[str, str] = {}
 
-    def read(key: str, text: str, *parts: str) -> str:
-        """The source string for good; its files' hashes are found."""
+    def read(key: str, text: str, *parts: str, sha256: str | None = None) -> str:
+        """The source string for good; its files' hashes are found, and are those that weights.toml names, if any."""
+        opened = open_checkpoint if "unet" in parts else examine
         with about(f"{weights.path}: {key}"):
+            if weights.sha256 is not None:
+                now = examine(text, parts=parts, base=weights.folder, revision=weights.revision)
+                check_hashes(text, now, weights.sha256)
             text = _fixed(text, weights, path)
-            found.update(hashes(text, examine(text, parts=parts, base=path.parent)))
+            checkpoint = opened(text, parts=parts, base=path.parent)
+            if sha256:
+                check_hash(checkpoint, sha256)
+            found.update(hashes(text, checkpoint))
         return text
 
     for key, text in fixed.items():
@@ -47,7 +54,7 @@ def lock(weights: Weights, path: Path) -> Weights:
         with about(f"{weights.path}: tokenizer"):
             fixed["tokenizer"] = _fixed(weights.tokenizer, weights, path)
     experts = tuple(
-        replace(expert, source=read(label, expert.source, "unet"))
+        replace(expert, source=read(label, expert.source, "unet", sha256=expert.sha256))
         for label, expert in zip(weights.labels, weights.experts, strict=True)
     )
     return replace(weights, path=path, experts=experts, revision=None, sha256=found, **fixed)
@@ -57,7 +64,7 @@ def _fixed(text: str, weights: Weights, path: Path) -> str:
     """A source string that means the same tomorrow."""
     found = source.parse(text, weights.folder, weights.revision)
     if isinstance(found, source.Local):
-        return os.path.relpath(found.path, path.parent)
+        return os.path.relpath(_real(found.path), path.parent.resolve())
     if isinstance(found, source.Civitai):
         _, file = civitai.look_up(found)
         return f"https://{source.CIVITAI_HOSTS[0]}/api/download/models/{file.version}?fileId={file.id}"
@@ -65,6 +72,11 @@ def _fixed(text: str, weights: Weights, path: Path) -> str:
     if not isinstance(folder, HubFolder):  # left by another program, and the network is out of reach
         raise EmoeError(f"the commit of {found.repo} is not known without a network; try again with one")
     return "/".join(filter(None, (f"{found.repo}@{folder.commit}", found.inner)))
+
+
+def _real(path: Path) -> Path:
+    """Without links on the way; the last part stays, as in caches a link has the name and its goal has none."""
+    return path.parent.resolve() / path.name
 
 
 def to_toml(weights: Weights) -> str:

@@ -55,6 +55,7 @@ class Model:
         self.unet, self.text, self.gate, self.split = unet, text, gate, split
         self.experts, self.prediction, self._load_vae = tuple(experts), prediction, load_vae
         self.pixels = pixels
+        self._warned_of: set[str] = set()  # prompts too long
         self.device, self.dtype = unet.conv_in.weight.device, unet.conv_in.weight.dtype
         settings = type(gate).__name__, gate.settings, split, unet.config, pixels, text.settings
         self.mixture = fingerprint(settings, unet, text.model)
@@ -85,8 +86,10 @@ class Model:
     def encode(self, prompts: Sequence[str]) -> TextStates:
         """The text states of b prompts, with a warning for those that CLIP does not see whole."""
         text = self.text(list(prompts))
-        for prompt in {p for p, cut in zip(text.prompts, text.truncated, strict=True) if cut}:
-            log.warning("%r is longer than %d tokens; the rest of it is not seen", prompt[:60], self.text.length)
+        for prompt, cut in zip(text.prompts, text.truncated, strict=True):
+            if cut and prompt not in self._warned_of:
+                log.warning("%r is longer than %d tokens; the rest of it is not seen", prompt[:60], self.text.length)
+                self._warned_of.add(prompt)
         return text
 
     def route(self, text: TextStates, negative: TextStates | None, halves: int = 1, split: bool = True) -> Route:

@@ -89,7 +89,7 @@ def _csv(text: str, path: Path) -> list[Prompt]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     prompts = []
     try:
-        head = next(reader, [])
+        head = [name.strip() for name in next(reader, [])]
         for name in (name for name, count in Counter(head).items() if count > 1):
             raise EmoeError(f"{path} has several columns {shown(name)}; rename all but one")
         for cells in reader:

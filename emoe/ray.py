@@ -34,6 +34,7 @@ from emoe.records import Record
 from emoe.scores import Reading
 
 SPARE = 2  # CPUs for Ray's own tasks, without which models that take all the others would wait for input for ever
+LOOKED_AT = 100  # records of every part, before a run goes on
 LARGEST_BLOCK = {"GPU": 8192, "CPU": 64}  # prompts that are written, and lost to a kill, together
 
 
@@ -114,6 +115,7 @@ def score(prompts: str, out: str, job: Job, address: str | None = None) -> int:
                 raise EmoeError(f"{prompts} has no column {name!r}; with --ray, every prompt has an id of its own")
         if not total:
             raise EmoeError(f"{prompts} holds no prompts")
+        _check_prompts(listed, out, job.negative)
         _connect(address)
         _run(prompts, [name for name in COLUMNS if name in names], out, job, total)
         _check(out, total)
@@ -156,15 +158,37 @@ def _run(prompts: str, columns: list[str], out: str, job: Job, total: int) -> No
 
 def _one_of(out: str) -> Record | None:
     """What a record that is there already says of its settings."""
-    try:
-        fragments = pyarrow.dataset.dataset(out, schema=pyarrow.schema(SETTINGS), format="parquet").get_fragments()
-    except FileNotFoundError:
-        return None
-    for fragment in fragments:
-        with suppress(pyarrow.ArrowInvalid):  # cut short by a kill; Ray cleans it away
-            for record in fragment.head(1).to_pylist():
-                return record
+    for part in _parts(out, pyarrow.schema(SETTINGS)):
+        for record in part.head(1).to_pylist():
+            return record
     return None
+
+
+def _parts(out: str, columns: pyarrow.Schema) -> Iterator[pyarrow.dataset.Fragment]:
+    """The files of records that are there, but for those that a kill has cut short; Ray cleans them away."""
+    try:
+        parts = pyarrow.dataset.dataset(out, schema=columns, format="parquet").get_fragments()
+    except FileNotFoundError:
+        return
+    for part in parts:
+        with suppress(pyarrow.ArrowInvalid):
+            part.ensure_complete_metadata()
+            yield part
+
+
+def _check_prompts(listed: pyarrow.dataset.Dataset, out: str, negative: str) -> None:
+    """EmoeError if an id stands for another prompt than in a record that is there. Looks at some of every part."""
+    told = pyarrow.schema({"id": listed.schema.field("id").type, "prompt": TEXT, "negative_prompt": TEXT})
+    records: dict[Any, Record] = {}
+    for part in _parts(out, told):
+        records |= {record["id"]: record for record in part.head(LOOKED_AT).to_pylist()}
+    ids = pyarrow.array(list(records), told.field("id").type)
+    names = [name for name in COLUMNS if name in listed.schema.names]
+    for row in listed.to_table(columns=names, filter=pyarrow.dataset.field("id").isin(ids)).to_pylist():
+        now, earlier = read_prompt(row, f"prompt {row['id']!r}").row(negative), records[row["id"]]
+        for key in ("prompt", "negative_prompt"):
+            if now[key] != earlier[key]:
+                raise EmoeError(f"{out} holds a record of prompt {row['id']!r} with another {key}; name another --out")
 
 
 def _check_same(earlier: Record | None, told: Record) -> None:
@@ -177,7 +201,8 @@ def _check(out: str, total: int) -> None:
     """Every prompt has one record, all of one mixture."""
     there = pyarrow.dataset.dataset(out, schema=pyarrow.schema(SETTINGS), format="parquet")
     if (count := there.count_rows()) != total:
-        raise EmoeError(f"{out} holds {count} records of {total} prompts: some ids come twice; give each its own")
+        why = "some ids come twice; give each its own" if count < total else "other lists' too; name another --out"
+        raise EmoeError(f"{out} holds {count} records of {total} prompts: {why}")
     others = pyarrow.dataset.field("mixture") != _one_of(out)["mixture"]
     if count := there.count_rows(filter=others):
         raise EmoeError(f"{count} records in {out} are of another mixture: machines that hold different weights")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -28,15 +30,14 @@ class Reference:
 
     def percentile(self, uncertainty: float) -> float:
         """Percent of the reference that is less uncertain; what is equal counts half."""
-        below = numpy.searchsorted(self.uncertainty, uncertainty, side="left")
-        upto = numpy.searchsorted(self.uncertainty, uncertainty, side="right")
-        return round(50.0 * float(below + upto) / len(self.uncertainty), 2)
+        below, upto = bisect_left(self.uncertainty, uncertainty), bisect_right(self.uncertainty, uncertainty)
+        return round(50.0 * (below + upto) / len(self.uncertainty), 2)
 
     def told(self, uncertainty: float) -> dict[str, Any]:
         """What a record says of it."""
         return {"percentile": self.percentile(uncertainty), "reference": self.mark}
 
-    @property
+    @cached_property
     def mark(self) -> str:
         """Eight digits that tell two references apart."""
         return sha256(repr(self).encode()).hexdigest()[:8]

@@ -82,11 +82,11 @@ class Scores:
             {
                 "prompt": self.prompts[i],
                 "negative_prompt": self.negative_prompts[i],
-                "eu": _short(self.eu[i]),
-                "uncertainty": _short(self.uncertainty[i]),
-                "relative": _short(self.relative[i]),
-                **({} if self.aleatoric is None else {"aleatoric": _short(self.aleatoric[i])}),
-                "weights": None if self.weights is None else [_short(weight) for weight in self.weights[i]],
+                "eu": short(self.eu[i]),
+                "uncertainty": short(self.uncertainty[i]),
+                "relative": short(self.relative[i]),
+                **({} if self.aleatoric is None else {"aleatoric": short(self.aleatoric[i])}),
+                "weights": None if self.weights is None else [short(weight) for weight in self.weights[i]],
                 **told,
             }
             for i in range(len(self.prompts))
@@ -109,5 +109,6 @@ def join(batches: Sequence[Scores]) -> Scores:
     )
 
 
-def _short(value: Tensor) -> float:
+def short(value: Tensor) -> float:
+    """As records have it: what lies beyond six digits depends on the machine, and on who shares the batch."""
     return float(f"{value.item():.6g}")

@@ -27,6 +27,8 @@ def check_new(folder: Path) -> None:
 
 def check_place(path: Path) -> None:
     """EmoeError unless a file can be written here, before the work is done that is to fill it."""
+    if path.is_dir():
+        raise EmoeError(f"cannot write {path}: it is a folder")
     with whole(path, keep=False) as new:
         new.touch()
 
@@ -43,13 +45,14 @@ def whole(path: Path, keep: bool = True) -> Iterator[Path]:
 
     keep: False to try only, and leave `path` as it is.
     """
-    new = path.with_name(f".{path.name[:60]}.{os.getpid()}.part")
+    real = Path(os.path.realpath(path)) if path.is_symlink() else path  # what a link leads to is replaced
+    new = real.with_name(f".{real.name[:60]}.{os.getpid()}.part")
     try:
         yield new
         if keep:
             if new.is_file():
                 settle(new)
-            os.replace(new, path)
+            os.replace(new, real)
     except (OSError, SafetensorError) as error:
         raise EmoeError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
     finally:

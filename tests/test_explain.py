@@ -65,8 +65,9 @@ def test_the_parts_of_the_number(model, found):
 def test_what_cannot_be_explained(model):
     with pytest.raises(EmoeError, match="two seeds"):
         explain(model, PROMPT, reading=Reading(size=64))
-    with pytest.raises(EmoeError, match="words"):
-        explain(model, "a " * 78, reading=READING)
+    for prompt in ("a " * 78, " "):
+        with pytest.raises(EmoeError, match="words"):
+            explain(model, prompt, reading=READING)
     assert explain(model, "bus", reading=READING).changes == []
 
 

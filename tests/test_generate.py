@@ -130,6 +130,10 @@ def test_in_a_batch_everybody_keeps_their_own(drawer):
 
 
 def test_the_limit_is_not_above_the_limit(drawer):
+    """Nor is what a record, or a reference, says of the number, which has six digits."""
+    scored = drawer.score(PROMPTS, **FEW)
+    for i, record in enumerate(scored.records()):
+        assert not drawer.generate(PROMPTS[i], mode="fast", max_uncertainty=record["uncertainty"], **FEW)[0].halted
     limit = drawer.score("a cat", **FEW).uncertainty.item()
     assert not drawer.generate("a cat", mode="fast", max_uncertainty=limit, **FEW)[0].halted
 

@@ -12,7 +12,8 @@ from random_experts import write_mixture
 from safetensors.torch import load_file
 from twins import scheduler_twin, segmoe_twin
 
-from emoe import EMoE, EmoeError, Recipe
+from emoe import EMoE, EmoeError, Recipe, gate_vectors
+from emoe.config import SHIPPED
 from emoe.gate import capture as capturing
 from emoe.gate.capture import capture
 from emoe.generating import steps
@@ -154,6 +155,13 @@ def test_an_expert_that_comes_twice_is_written_twice(toml, tmp_path):
     assert EMoE.from_toml(there).gate.experts == 3
 
 
+def test_nothing_is_written_into_the_package(tmp_path, monkeypatch):
+    monkeypatch.setenv("EMOE_CACHE", str(tmp_path / "cache"))
+    place = gate_vectors._place(SHIPPED["miniature"])
+    assert place == tmp_path / "cache" / "style.gates.safetensors"
+    assert gate_vectors._place(Path("my/weights.toml")) == Path("my/weights.gates.safetensors")
+
+
 # emoe build ---------------------------------------------------------------------------------------------------------
 
 
@@ -163,6 +171,14 @@ def folder(toml, run, tmp_path) -> Path:
     code, _, err = run("build", "--weights", str(toml), "--out", str(folder), "--save-dtype", "float32")
     assert (code, err.splitlines()[-1]) == (0, f"emoe: 3 experts with their gate vectors in {folder}")
     return folder
+
+
+def test_experts_without_descriptors_are_not_built(toml, run, tmp_path):
+    bare = toml.with_name("bare.toml")
+    lines = toml.read_text().splitlines(keepends=True)
+    bare.write_text('gate = "uniform"\n' + "".join(x for x in lines if not x.startswith(("gate", "top", "pos", "neg"))))
+    code, _, err = run("build", "--weights", str(bare), "--out", str(tmp_path / "built"))
+    assert (code, "expert 1" in err, "has no descriptors" in err) == (2, True, True)
 
 
 def test_what_was_built_is_read_back(toml, folder, tmp_path):

@@ -143,3 +143,31 @@ def test_weights_stay_what_they_are(states, tmp_path):
     locked(path, tmp_path / "locked.toml")
     models = [EMoE.from_toml(tmp_path / name, dtype=torch.float32) for name in ("weights.toml", "locked.toml")]
     assert models[0].mixture == models[1].mixture
+
+
+def test_links_on_the_way(states, tmp_path):
+    """A toml's `..` goes up from where it lies, not from the link that led to it."""
+    inner = tmp_path / "real" / "in"
+    inner.mkdir(parents=True)
+    for name, state in zip(("real/a", "a"), states, strict=False):
+        forms.safetensors(tmp_path / f"{name}.safetensors", state)
+    toml(inner, "../a.safetensors", "../a.safetensors", "../a.safetensors", extra='top = 2\ngate = "uniform"')
+    (tmp_path / "link").symlink_to(inner)
+    weights = locked(tmp_path / "link" / "weights.toml", tmp_path / "locked.toml")
+    assert weights.base == "real/a.safetensors"
+    _ = EMoE.from_toml(tmp_path / "locked.toml").vae
+
+
+def test_what_cannot_be_used_is_not_locked(states, tmp_path):
+    """Nor what is not the file that weights.toml names by its hash."""
+    a = forms.safetensors(tmp_path / "a.safetensors", states[0]).name
+    forms.safetensors(tmp_path / "lora.safetensors", {"lora_unet_down.lora_up.weight": torch.zeros(2, 2)})
+    with pytest.raises(EmoeError, match=r"expert 2: .*lora.safetensors is a LoRA"):
+        lock(read_weights(toml(tmp_path, a, a, "lora.safetensors")), tmp_path / "x.toml")
+    text = toml(tmp_path, a, a, a, extra='top = 2\ngate = "uniform"').read_text()
+    (tmp_path / "weights.toml").write_text(f'{text}sha256 = "{"0" * 64}"\n')
+    with pytest.raises(EmoeError, match=r"expert 2: .* is another file: its hash is"):
+        lock(read_weights(tmp_path / "weights.toml"), tmp_path / "x.toml")
+    (tmp_path / "weights.toml").write_text(f'{text}[sha256]\n"{a}" = "{"0" * 64}"\n')
+    with pytest.raises(EmoeError, match=r"base: a.safetensors is another file"):
+        lock(read_weights(tmp_path / "weights.toml"), tmp_path / "x.toml")

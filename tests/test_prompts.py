@@ -30,6 +30,7 @@ def test_csv(tmp_path):
     found = read(tmp_path, "p.csv", 'id,prompt,negative_prompt\n7,"a, ""red""\nbus",blurry\n\nx,b,\n')
     assert found == [Prompt('a, "red"\nbus', "blurry", "7"), Prompt("b", None, "x")]
     assert read(tmp_path, "p.csv", "prompt\na\n") == [Prompt("a")]
+    assert read(tmp_path, "p.csv", "prompt, negative_prompt\na,b\n") == [Prompt("a", "b")]
 
 
 def test_jsonl(tmp_path):

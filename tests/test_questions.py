@@ -88,7 +88,9 @@ def test_words():
     assert word_shares(covered, "red ")[0]["with 'red '"] == 2
     assert math.isnan(word_shares(found, "sushi")[0]["in the lowest quarter"])
     without = [{key: value for key, value in record.items() if key != "group"} for record in found]
-    assert [row["group"] for row in word_shares(without, "pizza")] == ["all"]
+    (everything,) = word_shares(without, "pizza")
+    assert (everything["group"], everything["of all prompts"]) == ("all", 0.25)
+    assert [row["group"] for row in word_shares([{**without[0], "group": ""}], "pizza")] == [""]
 
 
 def test_extremes():

@@ -11,9 +11,10 @@ from emoe.config import read_weights
 
 pytest.importorskip("ray", reason="pip install -e '.[ray]'")
 import pyarrow
+import pyarrow.dataset
 from pyarrow import parquet
 
-from emoe.ray import Job, Worker, _one_of, schema
+from emoe.ray import Job, Worker, _check_prompts, _one_of, schema
 
 PROMPTS = ["a red circle", "un círculo azul", "a red circle"]
 
@@ -69,6 +70,25 @@ def test_records_of_another_run(worker, tmp_path):
     for other in (job(earlier=earlier, reading=Reading(seed=5)), job(earlier=earlier, dtype="bfloat16")):
         with pytest.raises(EmoeError, match=r"--out holds records whose .* this run's is .*; name another"):
             Worker(other)(table())
+
+
+def test_records_of_other_prompts(worker, tmp_path):
+    """The same ids, and another text or negative prompt under one of them."""
+    out = tmp_path / "out"
+    out.mkdir()
+    parquet.write_table(worker(table()), out / "1.parquet")
+    (out / "2.parquet").write_bytes(b"PAR1")
+
+    def check(negative="", **columns):
+        parquet.write_table(table(**columns), tmp_path / "list.parquet")
+        _check_prompts(pyarrow.dataset.dataset(tmp_path / "list.parquet"), str(out), negative)
+
+    check()
+    check(id=["x", "y", "c"])
+    with pytest.raises(EmoeError, match="holds a record of prompt 'b' with another prompt; name another --out"):
+        check(prompt=[PROMPTS[0], "something else", PROMPTS[2]])
+    with pytest.raises(EmoeError, match="with another negative_prompt"):
+        check("blurry")
 
 
 @pytest.mark.parametrize(

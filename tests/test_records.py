@@ -9,7 +9,9 @@ import pytest
 from conftest import score
 
 from emoe import EMoE, EmoeError
+from emoe.alone import alone
 from emoe.records import USUAL, RecordFile
+from emoe.whole import whole
 
 PROMPTS = ["a red bus", "punainen bussi", "a cat"]
 
@@ -78,6 +80,21 @@ def test_out_where_nothing_can_be_written(run, weights, tmp_path):
     assert (code, "there is no folder" in err) == (2, True)
     code, _, err = run(*score("a cat", "--out", str(tmp_path), weights=weights))
     assert (code, "is not a file that can be written to" in err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_out_that_is_no_name(run, weights, name):
+    code, _, err = run(*score("a cat", "--out", name, weights=weights))
+    assert (code, "is not a file that can be written to" in err) == (2, True)
+
+
+def test_a_link_and_its_file_are_one_place(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with alone(tmp_path / "link"), pytest.raises(EmoeError, match="another emoe is writing"), alone(tmp_path / "real"):
+        pass
+    with whole(tmp_path / "link") as new:
+        new.write_text("x")
+    assert ((tmp_path / "link").is_symlink(), (tmp_path / "real").read_text()) == (True, "x")
 
 
 def test_a_full_disk(tmp_path):

@@ -21,6 +21,10 @@ FORMS = {
     f"https://huggingface.co/{REPO}/tree/fp16": Hub(REPO, "fp16"),
     f"https://huggingface.co/{REPO}/blob/main/a%20b.ckpt": Hub(REPO, "main", "a b.ckpt"),
     f"https://huggingface.co/{REPO}/resolve/main/unet/m.bin?download=true": Hub(REPO, "main", "unet/m.bin"),
+    f"https://huggingface.co/{REPO}/tree/refs%2Fpr%2F1": Hub(REPO, "refs/pr/1"),
+    f"https://huggingface.co/{REPO}/tree/feature%2Fx/unet": Hub(REPO, "feature/x", "unet"),
+    f"huggingface.co/{REPO}": Hub(REPO),
+    "civitai.com/api/download/models/1?token=SECRET": Civitai(1),
     "civitai:128713": Civitai(128713),
     "urn:air:sd1:checkpoint:civitai:4384@128713": Civitai(128713, 4384),
     "https://civitai.com/models/4384": Civitai(None, 4384),
@@ -75,6 +79,7 @@ PLAIN = {
     "civitai:128713": "civitai:128713",
     "urn:air:sd1:checkpoint:civitai:4384@128713": "urn:air:sd1:checkpoint:civitai:4384@128713",
     f"https://huggingface.co/{REPO}/tree/fp16": f"https://huggingface.co/{REPO}/tree/fp16",
+    "civitai.com/api/download/models/1?token=SECRET": "civitai.com/api/download/models/1",
     "https://user:p@SECRET@example.org/a@b.ckpt?x=SECRET#SECRET": "https://example.org/a@b.ckpt",
 }
 

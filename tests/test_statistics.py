@@ -185,3 +185,11 @@ def test_the_same_seed_gives_the_same_interval():
 
 def test_an_interval_reads_well():
     assert str(Interval(0.5, 0.25, 0.75)) == "0.500 (0.250 to 0.750)"
+
+
+def test_what_is_not_known_is_a_gap():
+    values = numpy.array([0.5, numpy.nan, 0.1, 0.2])
+    error = numpy.array([1.0, 2.0, 3.0, 4.0])
+    assert all(math.isnan(of(values, error)) for of in (aurc, ause, spearman, pearson))
+    assert math.isnan(auroc(values, error > 2))
+    assert math.isnan(pearson([0.1] * 3, [1, 2, 4]))

@@ -115,6 +115,17 @@ def test_one_prompt(run, weights, tmp_path):
     assert "Groups" not in (tmp_path / "one" / "report.md").read_text()
 
 
+@pytest.mark.parametrize("name", ["report.md", "report-final.png", "thesis.tex"])
+def test_a_folder_of_other_things_is_left_alone(run, weights, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    code, _, err = run("study", "a red bus", *score(weights=weights)[1:], "--out", str(tmp_path))
+    assert (code, f"holds other things ({name})" in err) == (2, True)
+    assert contents(tmp_path) == {name: b"mine"}
+    assert run("study", "a red bus", "--weights", "gone.toml", "--out", str(tmp_path / "new"))[0] == 2
+    assert run("study", "a red bus", "--weights", weights, "--out", "")[0] == 2
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("others", [("--seed", "1"), ("--read-out", "pre")])
 def test_another_study_is_refused(run, weights, tmp_path, others):
     arguments = ("study", "a red bus", *score(weights=weights)[1:], "--out", str(tmp_path / "one"))

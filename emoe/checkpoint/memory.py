@@ -18,8 +18,12 @@ log = logging.getLogger("emoe")
 
 def cache_folder() -> Path:
     """Where downloads and memories are kept: EMOE_CACHE, or the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "emoe"
-    return Path(os.environ.get("EMOE_CACHE") or default)
+    if own := os.environ.get("EMOE_CACHE"):
+        return Path(own)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "emoe"
+    except RuntimeError as error:
+        raise EmoeError("there is no home folder to keep downloads in; set EMOE_CACHE to another") from error
 
 
 def remember(question: str, answer: dict[str, Any]) -> None:

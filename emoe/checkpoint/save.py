@@ -59,7 +59,7 @@ def save_pipeline(
 
 
 def save_unet(folder: Path, unet: UNet, dtype: torch.dtype = torch.float16, **settings: Any) -> None:
-    save(unet, folder, unet_config(unet) | settings, dtype)
+    save(unet, folder, unet_json(unet) | settings, dtype)
 
 
 def save(
@@ -80,7 +80,7 @@ def save_json(value: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def unet_config(unet: UNet) -> dict[str, Any]:
+def unet_json(unet: UNet) -> dict[str, Any]:
     config = unet.config
     return {
         "_class_name": "UNet2DConditionModel",

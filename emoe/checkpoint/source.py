@@ -23,10 +23,12 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from emoe.errors import EmoeError
 
 CIVITAI_HOSTS = ("civitai.com", "civitai.red", "civitai.green")
+HUB_HOSTS = ("huggingface.co", "hf.co")
 CHOICES = ("type", "format", "size", "fp", "fileId")  # what is read of a download link; the rest may hold secrets
 WEIGHTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 
 ADDRESS = re.compile(r"[A-Za-z]\w+:/")  # of any scheme; C:/ is a path
+BARE = re.compile(rf"(www\.)?({'|'.join(map(re.escape, (*CIVITAI_HOSTS, *HUB_HOSTS)))})/")  # copied without https://
 # Revisions that hold a slash are the Hub's pull requests and conversions; all others end at the next one.
 HUB = re.compile(
     r"(?P<repo>[\w][\w.-]*/[\w][\w.-]*)(@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/@]+))?(/(?P<inner>.+?))?/?"
@@ -67,6 +69,8 @@ def parse(text: str, folder: Path = Path(), revision: str | None = None) -> Sour
         return _civitai_id(text)
     if ADDRESS.match(text):
         return _address(text, revision)
+    if BARE.match(text):
+        return _address(f"https://{text}", revision)
 
     try:
         path = folder / os.path.expanduser(text)  # leaves an unknown ~user as it is
@@ -86,7 +90,7 @@ def parse(text: str, folder: Path = Path(), revision: str | None = None) -> Sour
 
 def plain(text: str) -> str:
     """A source string as it may be shown: an address without its login, query and fragment, which may hold secrets."""
-    if not ADDRESS.match(text) and not text.startswith(("civitai:", "urn:")):
+    if not ADDRESS.match(text) and not BARE.match(text) and not text.startswith(("civitai:", "urn:")):
         return text
     text = re.split("[?#]", text, maxsplit=1)[0]
     return re.sub(r"^(\w+:/+)[^/]*@", r"\1", text)
@@ -117,11 +121,11 @@ def _address(text: str, revision: str | None) -> Source:
         if match := re.match(r"/models/(\d{1,18})(/|$)", url.path):
             version = re.fullmatch(r"\d{1,18}", query.get("modelVersionId", ""))
             return Civitai(int(version[0]) if version else None, int(match[1]))
-    if host in ("huggingface.co", "hf.co"):
+    if host in HUB_HOSTS:
         match = re.fullmatch(
-            r"/(?P<repo>[^/]+/[^/]+)(/(?:resolve|blob|tree)/(?P<revision>[^/]+)(/(?P<inner>.+?))?)?/?",
-            unquote(url.path),
+            r"/(?P<repo>[^/]+/[^/]+)(/(?:resolve|blob|tree)/(?P<revision>[^/]+)(/(?P<inner>.+?))?)?/?", url.path
         )
-        if match:
-            return Hub(match["repo"], match["revision"] or revision, match["inner"])
+        if match:  # what is quoted stays in its part: refs%2Fpr%2F1 is one revision
+            repo, named, inner = (unquote(part) if part else None for part in match.group("repo", "revision", "inner"))
+            return Hub(repo, named or revision, inner)
     raise EmoeError(f"source {plain(text)} is no address emoe can download from; download the file and name its path")

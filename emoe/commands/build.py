@@ -46,6 +46,9 @@ def run(options: argparse.Namespace) -> int:
 
     weights = read_weights(options.weights)
     top = weights.top or len(weights.experts) or None  # None where a SegMoE folder tells
+    for label, expert in zip(weights.labels, weights.experts, strict=True):
+        if expert.positive is None or expert.negative is None:
+            raise EmoeError(f"{weights.path}: {label} has no descriptors, of which SegMoE's gate is made; write them")
     model = EMoE.from_weights(replace(weights, gate="hidden", top=top), device=options.device, dtype=options.dtype)
     save_segmoe(model, folder, plain(weights.base or weights.segmoe), getattr(torch, options.save_dtype))
     say(f"{model.gate.experts} experts with their gate vectors in {folder}")

@@ -13,7 +13,7 @@ from emoe.whole import check_place, whole
 
 DESCRIPTION = """\
 Writes a copy of weights.toml that names what is used for good: the Hub's commits, Civitai's files, and the SHA256 of
-every file, to which every later run is held. What is not here yet is downloaded, the VAE included.
+every weights file, to which every later run is held. What is not here yet is downloaded, the VAE included.
 """
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from math import isnan
 from pathlib import Path
 
 from tqdm import tqdm
@@ -77,8 +78,8 @@ def baselines(
         numbers = BASELINES | (GATED if seen.logits is not None else {})
         found = {name: f(seen).tolist() for name, f in numbers.items()}
         found["diffusion classifier"] = classifier_error(model, text, seen).tolist()
-        for i in range(len(some)):
-            yield {"baselines": {name: values[i] for name, values in found.items()}}
+        for i in range(len(some)):  # JSON knows no nan
+            yield {"baselines": {name: None if isnan(values[i]) else values[i] for name, values in found.items()}}
 
     return _stage(path, rows, told, compute, min(SEEN, batch_size or SEEN), "baselines")
 

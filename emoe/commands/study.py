@@ -69,6 +69,8 @@ def run(options: argparse.Namespace) -> int:
         raise EmoeError("--template makes its own prompts; leave the others out")
     if options.template is None:
         rows = rows_of(options)
+    from emoe.config import read_weights
+
     try:
         from emoe.study import ablations, paper, questions, templates  # noqa: F401
     except ModuleNotFoundError as error:
@@ -76,6 +78,9 @@ def run(options: argparse.Namespace) -> int:
     if options.template is not None:
         rows = templates.fill(options.template, options.negative)
     questions.check_sizes(rows)
+    if not options.out:
+        raise EmoeError("--out is empty; name a folder")
+    _ = read_weights(options.weights)  # a mistake there leaves no folder
     options.ablate = ablations.check(options.ablate) if options.ablate is not None else []
     folder = Path(options.out)
     asks = {"images": options.images, "seeds": options.template is not None, "ablations": bool(options.ablate)}
@@ -176,7 +181,11 @@ def _kept(folder: Path) -> int:
 
 
 def _make(folder: Path, *inside: str) -> None:
-    """Before hours of scoring, not after."""
+    """Before hours of scoring, not after. EmoeError for a folder that holds anything but a study."""
+    if folder.is_dir() and not (folder / "scores.jsonl").exists():
+        for path in folder.iterdir():
+            if path.is_file() and not path.name.startswith("."):
+                raise EmoeError(f"{folder} holds other things ({path.name}); name a new folder with --out")
     for path in (folder, *(folder / name for name in inside)):
         try:
             path.mkdir(exist_ok=True)

@@ -35,15 +35,14 @@ class PublishedClip:
 
     def __init__(self, name: str):
         """name: on the Hub, or a folder. EmoeError if there is no CLIP."""
-        # the processor that needs no torchvision; older versions of transformers have the one name alone
-        processor = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
         transformers.utils.logging.disable_progress_bar()
         try:
             model, told = transformers.CLIPModel.from_pretrained(name, output_loading_info=True)
             self.tokenizer = transformers.CLIPTokenizer.from_pretrained(name)
-            self.processor = processor.from_pretrained(name)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise EmoeError(f"cannot load CLIP {name}: {str(error).strip().splitlines()[0]}; see --clip") from error
+            self.processor = transformers.CLIPImageProcessorPil.from_pretrained(name)  # which needs no torchvision
+        except Exception as error:  # whatever a damaged file makes of the library
+            reason = next(iter(str(error).split("\n")), "") or type(error).__name__
+            raise EmoeError(f"cannot load CLIP {name}: {reason}; see --clip") from error
         if told["missing_keys"]:
             raise EmoeError(f"{name} is not a whole CLIP (it lacks {len(told['missing_keys'])} tensors); see --clip")
         self.model = model.eval().requires_grad_(False)
@@ -54,8 +53,7 @@ class PublishedClip:
         longest = self.model.config.text_config.max_position_embeddings
         told = self.tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
         image, text = self.model.get_image_features(pixel_values=shown), self.model.get_text_features(**told)
-        image, text = (getattr(x, "pooler_output", x) for x in (image, text))  # a tensor before transformers 5
-        return 100 * cosine_similarity(image, text, dim=-1)
+        return 100 * cosine_similarity(image.pooler_output, text.pooler_output, dim=-1)
 
 
 def load_clip(name: str) -> Clip:

@@ -128,8 +128,8 @@ def _words(report: Report, found: Studied) -> None:
     for word in found.words:
         report.section(
             f"The word {word}",
-            "Of a group's prompts that hold it, the share among the group's least uncertain quarter: 0.25 if the "
-            "word said nothing (the paper's Table 4).",
+            "Of a group's prompts that hold it, the share among the group's least uncertain quarter: as of all its "
+            "prompts, if the word said nothing (the paper's Table 4).",
         )
         report.table(questions.word_shares(found.records, word))
 

@@ -126,10 +126,11 @@ def word_shares(records: Sequence[Record], word: str) -> list[Row]:
         share = float(lowest[held].mean()) if held.any() else float("nan")
         rows.append(
             {
-                "group": name or "all",
+                "group": "all" if name is None else name,
                 "prompts": len(some),
                 f"with {word!r}": int(held.sum()),
                 "in the lowest quarter": share,
+                "of all prompts": float(lowest.mean()),
             }
         )
     return rows
@@ -165,7 +166,7 @@ def estimates(records: Sequence[Record]) -> dict[str, Array]:
     """Every number that ranks these prompts, higher is more uncertain: ours, and the baselines where they were run."""
     found = {key: numpy.array([record[key] for record in records]) for key in ("uncertainty", "relative")}
     for name in records[0].get("baselines", {}):
-        found[name] = numpy.array([record["baselines"][name] for record in records])
+        found[name] = numpy.array([record["baselines"][name] for record in records], float)  # None: nan
     return found
 
 

@@ -6,12 +6,14 @@ import base64
 import csv
 import html
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -19,6 +21,8 @@ from emoe.study.statistics import Interval
 from emoe.whole import whole
 
 matplotlib.use("Agg")
+FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Arial Unicode MS")  # together, most alphabets
+matplotlib.rcParams["font.family"] = [name for name in FONTS if name in font_manager.get_font_names()]
 
 Row = Mapping[str, Any]
 
@@ -73,7 +77,7 @@ class Report:
                 case Table(_, caption):
                     lines += [f"{caption}", ""] if caption else []
                     lines += [_line(block.keys), _line(["---"] * len(block.keys))]
-                    lines += [_line([_cell(value).replace("|", "\\|") for value in row]) for row in block.cells]
+                    lines += [_line([_in_a_line(value) for value in row]) for row in block.cells]
                     lines.append("")
                 case Plot(name, picture, told):
                     with whole(folder / f"{stem}-{name}.png") as new:
@@ -190,6 +194,11 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if value == 0 or 0.1 <= abs(value) < 100 else f"{value:.3g}"
 
 
+def _in_a_line(value: Any) -> str:
+    """A cell of a Markdown table, whatever a prompt holds."""
+    return " ".join(_cell(value).split()).replace("|", "\\|")
+
+
 def _flat(row: Row) -> dict[str, Any]:
     flat = {}
     for key, value in row.items():
@@ -203,7 +212,9 @@ def _flat(row: Row) -> dict[str, Any]:
 def _png(picture: Figure | Image.Image) -> bytes:
     buffer = io.BytesIO()
     if isinstance(picture, Figure):
-        picture.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing")  # letters that no font here has are boxes
+            picture.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
     else:
         picture.save(buffer, format="png")
     return buffer.getvalue()

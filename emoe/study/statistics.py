@@ -32,9 +32,11 @@ class Interval(NamedTuple):
 
 def pearson(x: ArrayLike, y: ArrayLike) -> float:
     """Linear correlation."""
-    x, y = (v - v.mean() for v in (numpy.asarray(x, float), numpy.asarray(y, float)))
-    scale = ((x @ x) * (y @ y)) ** 0.5
-    return float(x @ y / scale) if scale > 0 else float("nan")
+    x, y = numpy.asarray(x, float), numpy.asarray(y, float)
+    if not len(x) or not numpy.ptp(x) or not numpy.ptp(y):
+        return float("nan")
+    x, y = x - x.mean(), y - y.mean()
+    return float(x @ y / ((x @ x) * (y @ y)) ** 0.5)
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float:
@@ -98,6 +100,8 @@ def risk_coverage(uncertainty: ArrayLike, error: ArrayLike) -> tuple[Array, Arra
 
 def aurc(uncertainty: ArrayLike, error: ArrayLike) -> float:
     """The area under the risk-coverage curve: the mean of its n risks. Lower is better."""
+    if numpy.isnan(numpy.asarray(uncertainty, float)).any():
+        return float("nan")
     return float(risk_coverage(uncertainty, error)[1].mean())
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from emoe.checkpoint.names import unet_to_ldm
-from emoe.checkpoint.save import SCHEDULER, save_json, unet_config
+from emoe.checkpoint.save import SCHEDULER, save_json, unet_json
 from emoe.unet import UNet
 
 LDM = "model.diffusion_model."
@@ -92,7 +92,7 @@ def shards(unet: UNet, path: Path) -> str:
 def _settings(unet: UNet, path: Path) -> Path:
     """The JSON files of a repository; returns its folder for the UNet."""
     (path / "unet").mkdir(parents=True)
-    save_json(unet_config(unet), path / "unet" / "config.json")
+    save_json(unet_json(unet), path / "unet" / "config.json")
     save_json(SCHEDULER | {"prediction_type": "v_prediction"}, path / "scheduler" / "scheduler_config.json")
     return path / "unet"
 
