@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from emoe.commands.options import (
     reading_of,
     rows_of,
 )
-from emoe.commands.scored import scored
+from emoe.commands.scored import kept_scores
 from emoe.errors import EmoeError
 from emoe.records import USUAL, Record, RecordFile
 from emoe.terminal import say, show
@@ -53,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _calibrate(options: argparse.Namespace, rows: list[Record], path: Path) -> int:
-    from emoe.pipeline import SCORED, EMoE, check_batch_size
+    from emoe.pipeline import EMoE, check_batch_size
     from emoe.reference import Reference, load_reference, quantiles, save_reference
 
     if path.exists():
@@ -64,12 +63,8 @@ def _calibrate(options: argparse.Namespace, rows: list[Record], path: Path) -> i
         check_batch_size(options.batch_size)
     model = EMoE.from_toml(options.weights, device=options.device, dtype=options.dtype)
     reading = model.at_own_size(reading)
-    scores.check(asdict(reading) | {"mixture": model.mixture})
-    done = scores.go_on(model.batch_size(options.batch_size, SCORED))
-    values = [record["uncertainty"] for record in scores.records]
-    for records in scored(model, rows, reading, options.batch_size, done):
-        scores.write(records)
-        values += [record["uncertainty"] for record in records]
+    records = kept_scores(model, rows, reading, options.batch_size, scores.path)
+    values = [record["uncertainty"] for record in records]
     save_reference(Reference(sorted(values), model.mixture, reading), path)
     scores.path.unlink()
     if len(values) < FEW:

@@ -1,15 +1,17 @@
-"""Scoring a list with a progress bar, whatever becomes of the records."""
+"""Scoring a list with a progress bar: its records one batch after the other, or all of them from a file."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from emoe.commands.options import texts_of
-from emoe.records import Record
+from emoe.records import USUAL, Record, RecordFile
 
 if TYPE_CHECKING:
     from emoe.pipeline import EMoE
@@ -27,3 +29,15 @@ def scored(
             yield [row | record for row, record in zip(todo, records, strict=False)]
             todo = todo[len(records) :]
             bar.update(len(records))
+
+
+def kept_scores(model: EMoE, rows: list[Record], reading: Reading, batch_size: int | None, path: Path) -> list[Record]:
+    """Records of all rows, kept in a file, where a run that was cut short goes on."""
+    from emoe.pipeline import SCORED
+
+    file = RecordFile(path, rows, USUAL)
+    file.check(asdict(reading) | {"mixture": model.mixture})
+    done = file.go_on(model.batch_size(batch_size, SCORED))
+    for records in scored(model, rows, reading, batch_size, done):
+        file.write(records)
+    return RecordFile(path, rows, USUAL).records

@@ -11,26 +11,16 @@ from pathlib import Path
 from tqdm import tqdm
 
 from emoe.commands.options import texts_of
-from emoe.commands.scored import scored
+from emoe.commands.scored import kept_scores
 from emoe.gallery import RECORDS, intact, save
 from emoe.generations import Recipe
-from emoe.pipeline import DRAWN, SCORED, EMoE
-from emoe.records import USUAL, Record, RecordFile
+from emoe.pipeline import DRAWN, EMoE
+from emoe.records import Record, RecordFile
 from emoe.scores import Reading
 from emoe.study.alignment import Clip, open_drawn, open_truth, ssim
 
 ALIGNED = 16  # images at a time before CLIP
 SEEN = 8  # prompts at a time before the baselines, which run the whole UNet for both guidance halves
-
-
-def scores(model: EMoE, rows: list[Record], reading: Reading, batch_size: int | None, path: Path) -> list[Record]:
-    """As `emoe score --out` writes them."""
-    file = RecordFile(path, rows, USUAL)
-    file.check(asdict(reading) | {"mixture": model.mixture})
-    done = file.go_on(model.batch_size(batch_size, SCORED))
-    for records in scored(model, rows, reading, batch_size, done):
-        file.write(records)
-    return RecordFile(path, rows, USUAL).records
 
 
 def images(model: EMoE, rows: list[Record], recipe: Recipe, batch_size: int | None, folder: Path) -> list[Record]:
@@ -105,7 +95,7 @@ def by_seed(model: EMoE, rows: list[Record], reading: Reading, batch_size: int |
     """The list once for every seed of the reading: (seeds, prompts) records."""
     seeds = range(reading.seed, reading.seed + reading.seeds)
     one_by_one = [replace(reading, seed=seed, seeds=1) for seed in seeds]
-    return [scores(model, rows, one, batch_size, folder / f"{one.seed}.jsonl") for one in one_by_one]
+    return [kept_scores(model, rows, one, batch_size, folder / f"{one.seed}.jsonl") for one in one_by_one]
 
 
 def _stage(
