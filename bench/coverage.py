@@ -31,8 +31,8 @@ from coverage_prompts import draw
 from coverage_settings import FULL, SMALL, Plan, Row, Setting, choose, rank, validation
 from coverage_store import Store
 
-from emoe.config import SHIPPED
 from emoe.miniature.world import World
+from emoe.shipped import SHIPPED
 from emoe.study.report import Report
 
 QUESTION = "Does uncertainty rise where coverage falls?"

@@ -20,6 +20,7 @@ from emoe.commands import build, calibrate, demo, explain, generate, inspect, lo
 from emoe.errors import EmoeError
 from emoe.heap import keep_freed_memory
 from emoe.redact import redacted
+from emoe.shipped import SHIPPED
 from emoe.terminal import say
 
 AGAIN = 0.05  # seconds after which a signal that came at a bad moment is heard again
@@ -45,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
             finally:
                 if sys.stdout:  # closed by the shell (>&-), it is None
                     sys.stdout.flush()  # --help has been shown, and leaves
+            if getattr(options, "weights", None) in SHIPPED and "OMP_NUM_THREADS" not in os.environ:
+                os.environ["OMP_NUM_THREADS"] = "1"  # small networks gain nothing from more
             return options.run(options)
     except EmoeError as error:
         return _fail(str(error), 2)
@@ -71,10 +74,11 @@ def _stopped_by_signals(heard: list[int]) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         if number != alarm:
             heard.append(number)
-        if alarm and _importing(frame):  # libraries lose what is raised there, or crash
+        if alarm:  # Python loses what is raised in a __del__, so it is raised until somebody deals with it
             signal.setitimer(signal.ITIMER_REAL, AGAIN)
-        else:
-            raise Stopped
+            if _importing(frame) or isinstance(sys.exc_info()[1], Stopped):  # libraries lose it too, or crash
+                return
+        raise Stopped
 
     here = threading.current_thread() is threading.main_thread()  # no other thread may set them
     numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if here and signal.getsignal(n) is not signal.SIG_IGN]

@@ -7,20 +7,17 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from emoe.errors import EmoeError, shown
 from emoe.moe import LAYERS
+from emoe.shipped import SHIPPED
 
 GATES = ("prompt", "uniform", "hidden")
 SPLITS = {"attn": ("attn1", "attn2"), "ff": ("ff",), "all": ("attn1", "attn2", "ff")}  # layers -> where they may split
-# Small families that are shipped, by what they go by; how they came about is in emoe/miniature/.
-SHIPPED = {
-    "miniature": Path(__file__).parent / "miniature" / "weights" / "style.toml",
-    "miniature-bootstrap": Path(__file__).parent / "miniature" / "weights" / "bootstrap.toml",
-}
 HASH, NO_HASH = re.compile(r"[0-9a-fA-F]{64}"), "must be 64 hexadecimal digits; `emoe inspect` prints it"
 LONGEST = 2**17  # characters; 64 experts with long descriptors take half of that
 # A key of many parts, of which ours have one: tomllib takes the square of their number, or worse.
@@ -81,7 +78,9 @@ def read_weights(path: str | Path) -> Weights:
         with path.open(encoding="utf-8-sig") as file:
             text = file.read(LONGEST + 1)
     except FileNotFoundError as error:
-        raise EmoeError(f"there is no {path}; {EXAMPLE}, and name the file with --weights") from error
+        meant = next(iter(get_close_matches(str(path), SHIPPED, 1, 0.8)), "")
+        remedy = "name another with --weights (the paper's is weights.toml in emoe's own folder), or try miniature"
+        raise EmoeError(f"there is no {path.absolute()}; {f'did you mean {meant}?' if meant else remedy}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise EmoeError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     if len(text) > LONGEST:

@@ -11,11 +11,12 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from emoe.checkpoint.memory import cache_folder
-from emoe.config import SHIPPED, Weights
+from emoe.config import Weights
 from emoe.errors import EmoeError
 from emoe.fingerprint import fingerprint
 from emoe.gate.capture import GUIDANCE, SEED, STEPS, capture
 from emoe.moe import is_gate
+from emoe.shipped import SHIPPED
 from emoe.text import TextEncoder
 from emoe.unet import UNet
 from emoe.whole import whole

@@ -60,6 +60,10 @@ class Model:
         settings = type(gate).__name__, gate.settings, split, unet.config, pixels, text.settings
         self.mixture = fingerprint(settings, unet, text.model)
 
+    def __repr__(self) -> str:
+        kind, dtype = type(self.gate).__name__, str(self.dtype).removeprefix("torch.")
+        return f"{type(self).__name__}({self.gate.experts} experts, {kind}, {self.device}, {dtype}, {self.mixture})"
+
     @cached_property
     def vae(self) -> VAE:
         """Loaded when it is first asked for: scoring never does. EmoeError if it cannot read the UNet's latents."""

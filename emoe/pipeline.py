@@ -51,7 +51,7 @@ class EMoE(Model):
     def score(
         self,
         prompts: str | Sequence[str],
-        negative: str | Sequence[str] = "",
+        negative: str | Sequence[str] | None = "",
         *,
         seed: int = 0,
         seeds: int = 1,
@@ -82,7 +82,7 @@ class EMoE(Model):
     def stream(
         self,
         prompts: str | Sequence[str],
-        negative: str | Sequence[str] = "",
+        negative: str | Sequence[str] | None = "",
         reading: Reading = Reading(),  # noqa: B008 (frozen)
         batch_size: int | None = None,
     ) -> Iterator[Scores]:
@@ -102,7 +102,7 @@ class EMoE(Model):
     def generate(
         self,
         prompts: str | Sequence[str],
-        negative: str | Sequence[str] = "",
+        negative: str | Sequence[str] | None = "",
         *,
         mode: str = "emoe",
         scheduler: str = "ddim",
@@ -138,7 +138,7 @@ class EMoE(Model):
     def stream_images(
         self,
         prompts: str | Sequence[str],
-        negative: str | Sequence[str] = "",
+        negative: str | Sequence[str] | None = "",
         recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
         batch_size: int | None = None,
         watch: generating.Watch = lambda scores: None,
@@ -165,8 +165,11 @@ def check_batch_size(size: object) -> None:
         raise EmoeError(f"batch_size is {size!r}; it must be a whole number of at least 1")
 
 
-def _pairs(prompts: str | Sequence[str], negative: str | Sequence[str]) -> list[tuple[str, str]]:
-    """Each prompt with its negative prompt."""
+def _pairs(prompts: str | Sequence[str], negative: str | Sequence[str] | None) -> list[tuple[str, str]]:
+    """Each prompt with its negative prompt; None is none, as in diffusers."""
+    if prompts is None:
+        raise EmoeError("prompts is None; give a text, or a list of them")
+    negative = "" if negative is None else negative
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
     if len(negatives) != len(prompts):

@@ -32,6 +32,7 @@ class Prompt(NamedTuple):
 
 LARGEST = 10**9  # bytes that a Parquet file may unpack to, as a few bytes can stand for any number of rows
 COLUMNS = ("prompt", "negative_prompt", "id", "group", "size", "reference", "image")
+SUFFIXES = (".txt", ".csv", ".jsonl", ".json", ".parquet")
 KEPT = ("id", "group", "group_size", "reference_text", "image")  # in records, where a prompt has them
 
 
@@ -90,6 +91,7 @@ def _csv(text: str, path: Path) -> list[Prompt]:
     prompts = []
     try:
         head = [name.strip() for name in next(reader, [])]
+        _check_columns(head, path)
         for name in (name for name, count in Counter(head).items() if count > 1):
             raise EmoeError(f"{path} has several columns {shown(name)}; rename all but one")
         for cells in reader:
@@ -103,6 +105,12 @@ def _csv(text: str, path: Path) -> list[Prompt]:
     except csv.Error as error:
         raise EmoeError(f"{path}, line {reader.line_num} is not valid CSV ({error})") from error
     return prompts
+
+
+def _check_columns(names: list[str], path: Path) -> None:
+    if names and "prompt" not in names:
+        remedy = "save it with commas" if ";" in names[0] else "rename the one that holds the prompts"
+        raise EmoeError(f"{path} has no column 'prompt' (it has {', '.join(names[:10])}); {remedy}")
 
 
 def _jsonl(text: str, path: Path) -> list[Prompt]:
@@ -132,6 +140,7 @@ def _parquet(path: Path) -> list[Prompt]:
     prompts, size = [], 0
     try:
         file = parquet.ParquetFile(path)
+        _check_columns(file.schema_arrow.names, path)
         names = [name for name in COLUMNS if name in file.schema_arrow.names]
         for batch in file.iter_batches(1024, columns=names):
             size += batch.nbytes + 100 * batch.num_rows  # which is what a row is at least, here

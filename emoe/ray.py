@@ -105,6 +105,8 @@ def score(prompts: str, out: str, job: Job, address: str | None = None) -> int:
     prompts, out = _absolute(prompts), _absolute(out)
     if "://" not in prompts and not os.path.exists(prompts):
         raise EmoeError(f"there is no {prompts}")
+    if os.path.isfile(prompts) and not prompts.endswith(".parquet"):
+        raise EmoeError(f"{prompts} is not Parquet, which --ray takes alone; convert it, or leave --ray out")
     with _in_one_line():
         job = replace(job, weights=replace(job.weights, path=job.weights.path.absolute()), earlier=_one_of(out))
         _check_same(job.earlier, {key: value for key, value in asdict(job.reading).items() if value is not None})

@@ -54,8 +54,9 @@ class Reference:
         theirs = asdict(reading) | {"mixture": mixture}
         for key, value in ours.items():
             if theirs[key] != value:
+                other = " (other weights, or another version of emoe)" if key == "mixture" else ""
                 raise EmoeError(
-                    f"the reference was made with {key} {value}, this run has {theirs[key]}: its scores do not "
+                    f"the reference was made with {key} {value}, this run has {theirs[key]}{other}: its scores do not "
                     f"compare; {REMEDY}, with this run's options"
                 )
 
@@ -73,7 +74,8 @@ def load_reference(path: str | Path) -> Reference:
     try:
         told = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise EmoeError(f"cannot read the reference {path}: {getattr(error, 'strerror', None) or error}") from error
+        reason = getattr(error, "strerror", None) or ("it is no JSON" if isinstance(error, ValueError) else error)
+        raise EmoeError(f"cannot read the reference {path}: {reason}; {REMEDY}") from error
     try:
         values, mixture = told.pop("uncertainty"), told.pop("mixture")
         if told.pop("emoe") != "reference" or not _ascending(values) or not isinstance(mixture, str):

@@ -70,6 +70,9 @@ class Scores:
     reading: Reading
     mixture: str  # the mixture's fingerprint
 
+    def __len__(self) -> int:
+        return len(self.prompts)
+
     def at(self, i: int) -> Scores:
         """Those of prompt i alone."""
         one = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -130,7 +130,7 @@ def test_experts_are_called_by_their_names(tmp_path):
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(EmoeError, match=r"there is no .*weights\.toml; see weights\.toml in the project"):
+    with pytest.raises(EmoeError, match=r"there is no .*weights\.toml; name another with --weights"):
         read_weights(tmp_path / "weights.toml")
     with pytest.raises(EmoeError, match="cannot read"):
         read_weights(tmp_path)

@@ -164,7 +164,7 @@ MISTAKES = {
     "batch size": (["a", "--batch-size", "0"], "batch_size is 0"),
     "no limit": (["a", "--max-uncertainty", "inf"], "max_uncertainty is inf"),
     "device": (["a", "--device", "tpu"], "device is 'tpu'"),
-    "weights": (["a", "--weights", "gone.toml"], "there is no gone.toml"),
+    "weights": (["a", "--weights", "gone.toml"], "gone.toml; name another with --weights"),
 }
 
 

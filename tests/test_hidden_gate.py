@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from twins import scheduler_twin, segmoe_twin
 
 from emoe import EMoE, EmoeError, Recipe, gate_vectors
-from emoe.config import SHIPPED
 from emoe.gate import capture as capturing
 from emoe.gate.capture import capture
 from emoe.generating import steps
@@ -21,6 +20,7 @@ from emoe.moe import is_gate, mixtures
 from emoe.route import PromptRoute
 from emoe.save_segmoe import save_segmoe
 from emoe.schedule import draws, timesteps
+from emoe.shipped import SHIPPED
 
 DESCRIPTORS = [("photo", "cartoon"), ("anime girl", "photo")]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -16,7 +17,7 @@ from emoe import EMoE, EmoeError
 from emoe.__main__ import main
 from emoe.checkpoint.load_unet import load_unet
 from emoe.checkpoint.open import open_checkpoint
-from emoe.config import SHIPPED, read_weights
+from emoe.config import read_weights
 from emoe.miniature import GUIDANCE, WEIGHTS
 from emoe.miniature.clip import load_clip
 from emoe.miniature.judge import load_judge
@@ -26,6 +27,7 @@ from emoe.miniature.train import __main__ as training
 from emoe.miniature.train import clip, forms, unet
 from emoe.miniature.train.judge import EVERYTHING
 from emoe.miniature.world import COLOURS, POSITIONS, SIZES, Mention, World
+from emoe.shipped import SHIPPED
 
 ALL = {"size": True, "position": True, "background": True, "style": True}
 
@@ -187,10 +189,14 @@ def test_the_demo(tmp_path, capsys):
     path = tmp_path / "sheet.png"
     assert main(["demo", "--out", str(path)]) == 0
     out, err = capsys.readouterr()
-    assert len(out.splitlines()) == 13
+    languages = {line.split()[0]: float(re.search(r"(?:as many|English|none) +([\d.e+-]+) ", line)[1])
+                 for line in out.splitlines()[1:]}  # fmt: skip
+    assert list(languages) == list(World().languages)
+    never = {name for name, share in World().languages.items() if not share}
+    assert min(languages[name] for name in never) > max(u for name, u in languages.items() if name not in never)
     assert str(path) in err
     with Image.open(path) as sheet:
-        assert len(json.loads(sheet.info["emoe"])["rows"]) == 12
+        assert len(json.loads(sheet.info["emoe"])["rows"]) == 30 * 7
 
 
 def test_the_demo_replaces_nothing_else(tmp_path, capsys):

@@ -77,7 +77,12 @@ MISTAKES = {
     "empty list": ("p.json", "[]", "holds no prompts"),
     "not utf-8": ("p.txt", b"caf\xe9", "is not UTF-8 text (unexpected end of data at byte 3)"),
     "extension": ("p.xlsx", "x", "is not .txt, .csv, .jsonl"),
-    "csv without the column": ("p.csv", "text\na\n", "line 2 has no prompt (it has text)"),
+    "csv without the column": (
+        "p.csv",
+        "text\na\n",
+        "has no column 'prompt' (it has text); rename",
+    ),
+    "csv of another program": ("p.csv", "prompt;id\na;1\n", "(it has prompt;id); save it with commas"),
     "csv with a short row": ("p.csv", "id,prompt\n1\n", "line 2 has no prompt (it has id)"),
     "csv with a comma too many": ("p.csv", "prompt\na red bus, at night\n", "line 2 has 2 cells, the first line 1"),
     "csv with a column twice": ("p.csv", "prompt,prompt\na,b\n", "several columns 'prompt'"),
@@ -138,7 +143,7 @@ def test_broken_parquet(tmp_path, broken):
 
 def test_parquet_without_prompts(tmp_path):
     parquet.write_table(pyarrow.table({"text": ["a"]}), tmp_path / "list.parquet")
-    with pytest.raises(EmoeError, match="no prompt"):
+    with pytest.raises(EmoeError, match=r"has no column 'prompt' \(it has text\)"):
         read_prompts(tmp_path / "list.parquet")
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from conftest import hear_sigint, score
 
 from emoe.__main__ import main
+from emoe.pipeline import EMoE
 
 PROMPTS = ["a red bus", "punainen bussi", "a cat"]
 
@@ -97,9 +99,28 @@ def test_a_reader_that_leaves(weights):
     assert found.wait(60) == 0
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_where_python_loses_it(run, weights, monkeypatch):
+    """What is raised in a __del__ goes no further; so it is raised again."""
+
+    class Lost:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def stream(*_):
+        lost = Lost()
+        del lost
+        while True:
+            time.sleep(0.01)
+            yield from ()
+
+    monkeypatch.setattr(EMoE, "stream", stream)
+    code, _, err = run(*score("a cat", weights=weights))
+    assert (code, err) == (130, "emoe: stopped\n")
+
+
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done(weights, tmp_path):
-    import time
 
     path = tmp_path / "scores.jsonl"
     found = process(

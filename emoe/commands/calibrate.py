@@ -56,7 +56,8 @@ def _calibrate(options: argparse.Namespace, rows: list[Record], path: Path) -> i
     from emoe.reference import Reference, load_reference, quantiles, save_reference
 
     if path.exists():
-        load_reference(path)  # nothing else is replaced
+        load_reference(path)  # of anything else, that is said
+        raise EmoeError(f"{path} is a reference already; name another --out, or delete it")
     scores = RecordFile(path.with_name(f".{path.name}.scores.jsonl"), rows, USUAL)  # a run cut short goes on there
     reading = reading_of(options)
     if options.batch_size is not None:
@@ -70,6 +71,6 @@ def _calibrate(options: argparse.Namespace, rows: list[Record], path: Path) -> i
     if len(values) < FEW:
         say(f"{len(values)} prompts make a rough reference; a few hundred make a good one")
     for share, value in quantiles(values).items():
-        show(f"{value:>11.4g}  is not exceeded by {share} % of {len(values)} prompts")
+        show(f"{value:>11.4g}  at most, for the lowest {share} % of {len(values)} prompts")
     say(f"the reference is {path}")
     return 0

@@ -3,41 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 from emoe.commands.options import be_verbose
 from emoe.errors import EmoeError
 from emoe.terminal import say, show
 from emoe.whole import check_place
 
-DESCRIPTION = """\
-Scores and draws a dozen prompts with a small model that is shipped, trained on a synthetic world of which some
-languages, shapes and combinations were covered well, others seldom or never. Nothing is downloaded.
-"""
+if TYPE_CHECKING:
+    from emoe.miniature.world import World
 
-# How often training saw a prompt's like, and the prompt. The coverage of a language is beside English.
-PROMPTS = (
-    ("1", "a large red circle on the left, on a white background, flat drawing"),
-    ("1", "a small blue square and a large yellow star, on a black background"),
-    ("0.1 Spanish", "una estrella azul arriba, sobre fondo negro"),
-    ("0.01 German", "ein großer roter Kreis links, auf weißem Grund"),
-    ("0.003 French", "un petit carré bleu à droite, sur fond gris"),
-    ("0.001 Finnish", "suuri punainen ympyrä vasemmalla, valkoisella taustalla"),
-    ("0 Turkish", "solda büyük kırmızı bir daire, beyaz arka planda"),
-    ("0 Turkish", "kırmızı bir pizza ortada, beyaz arka planda"),
-    ("0 Hungarian", "egy kis kék négyzet jobbra, szürke háttéren"),
-    ("rare", "a large pink heart in the centre, on a white background"),
-    ("0 together", "a large purple star in the centre, on a white background"),
-    ("0", "a large yellow moon in the centre, on a black background"),
-)
+DESCRIPTION = """\
+Scores the same 30 scenes, told in seven languages, with a small model that is shipped. Training met captions of some
+languages often, of others seldom or never. Then draws a few of the scenes in every language. Nothing is downloaded.
+"""
+SCENES, SEEDS = 30, 4
+DRAWN = 4  # of the scenes
 
 
 def add_to(commands: Any) -> argparse.ArgumentParser:
     parser = commands.add_parser("demo", help="see it work on a small model that is shipped", description=DESCRIPTION)
     parser.add_argument("--out", metavar="FILE.png", default="emoe-demo.png", help="the picture (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the starting noise (default: %(default)s)")
-    parser.set_defaults(run=run, verbose=False)
+    parser.set_defaults(run=run, verbose=False, weights="miniature")
     return parser
 
 
@@ -45,26 +38,53 @@ def run(options: argparse.Namespace) -> int:
     be_verbose(options)
     path = Path(options.out)
 
-    from emoe.generations import Recipe  # torch takes seconds
+    from tqdm import tqdm  # these take seconds
+
+    from emoe.generations import Recipe
     from emoe.images import check_ours, contact_sheet, save_png
     from emoe.miniature import GUIDANCE
+    from emoe.miniature.world import World
     from emoe.pipeline import EMoE
+    from emoe.scores import Reading
 
     if path.suffix.lower() != ".png":
         raise EmoeError(f"--out is {options.out!r}; name a picture that ends in .png")
     check_place(path)
     check_ours(path)
-    recipe = Recipe("emoe", guidance=GUIDANCE, seed=options.seed)
+    recipe = Recipe("mixture", guidance=GUIDANCE, seed=options.seed)
+    reading = Reading(seed=options.seed, seeds=SEEDS)
     model = EMoE.from_toml("miniature", device="cpu")
-    show(f"{'uncertainty':>11}  {'relative':>9}  {'coverage':<12}  prompt")
-    rows, records = [], []
-    prompts = [prompt for _, prompt in PROMPTS]
-    generations = model.stream_images(prompts, recipe=recipe, batch_size=len(prompts))
-    for (coverage, _), drawn in zip(PROMPTS, generations, strict=True):
-        record = drawn.record()
-        show(f"{record['uncertainty']:>11.4g}  {record['relative']:>9.4g}  {coverage:<12}  {drawn.prompt}")
-        rows.append((f"{record['uncertainty']:.3g}  {drawn.prompt}", drawn.images))
-        records.append(record)
-    save_png(contact_sheet(rows, [expert.name for expert in model.experts], cell=128), path, {"rows": records})
-    say(f"the picture of every expert's path is {path}")
+
+    world = World()
+    prompts = _prompts(world)
+    show(f"{'language':<10} {'captions in training':>20}  {'median uncertainty':>18}  first prompt")
+    columns, records = {}, []
+    with tqdm(total=len(world.languages), unit="language", disable=not sys.stderr.isatty()) as bar:
+        for language, coverage in world.languages.items():
+            scored = model.stream(prompts[language], reading=reading, batch_size=SCENES)
+            found = [record for scores in scored for record in scores.records()]
+            middle = median(record["uncertainty"] for record in found)
+            captions = "as many" if coverage == 1 else f"{coverage:g} of English" if coverage else "none"
+            show(f"{language:<10} {captions:>20}  {middle:>18.3g}  {prompts[language][0]}")
+            drawn = model.stream_images(prompts[language][:DRAWN], recipe=recipe, batch_size=DRAWN)
+            columns[f"{language} {middle:.2g}"] = [image for generation in drawn for image in generation.images]
+            records += found
+            bar.update()
+    scenes = zip(prompts["English"], zip(*columns.values(), strict=True), strict=False)
+    save_png(contact_sheet(list(scenes), list(columns), cell=128), path, {"rows": records})
+    say(f"the same scenes, drawn from every language: {path}")
     return 0
+
+
+def _prompts(world: World) -> dict[str, list[str]]:
+    """By language: the same scenes, with the same things told of them."""
+    import numpy
+
+    from emoe.miniature.languages import caption
+
+    rng = numpy.random.default_rng(1)
+    told = [(scene, world.mention(rng, "English")) for scene in islice(world.scenes(rng), SCENES)]
+    return {
+        language: [caption(scene, replace(mention, language=language)) for scene, mention in told]
+        for language in world.languages
+    }

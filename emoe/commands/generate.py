@@ -143,10 +143,12 @@ class _Table:
         self.begun = False
 
     def write(self, records: list[Record]) -> None:
+        compared = "percentile" in records[0]
         if not self.begun:
-            show(f"{'uncertainty':>11}  {'images':<7} prompt")
+            show(f"{'uncertainty':>11}  {'percentile  ' * compared}{'images':<7} prompt")
             self.begun = True
         for record in records:
             uncertainty = f"{record['uncertainty']:.4g}" if "uncertainty" in record else "-"
             outcome = "halted" if record["halted"] else str(len(record["images"]))
-            show(f"{uncertainty:>11}  {outcome:<7} {visible(record['prompt'])}")
+            percentile = f"{record['percentile']:>10.0f}  " if compared else ""
+            show(f"{uncertainty:>11}  {percentile}{outcome:<7} {visible(record['prompt'])}")

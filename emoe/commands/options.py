@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 from typing import TYPE_CHECKING
 
 from emoe.errors import EmoeError
-from emoe.prompts import Prompt, check_text, read_prompts
+from emoe.prompts import SUFFIXES, Prompt, check_text, read_prompts
 from emoe.records import Record
 from emoe.terminal import show
 
@@ -38,7 +39,7 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
 def add_reading(parser: argparse.ArgumentParser) -> None:
     """Where and how the number is read."""
     parser.add_argument("--seed", type=int, default=0, help="of the starting noise (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=1, help="average over so many noises, from --seed on")
+    parser.add_argument("--seeds", type=int, default=1, help="average over so many noises (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=25, help="read the first step of so many (default: %(default)s)")
     parser.add_argument("--timestep", type=int, metavar="T", help="read at this timestep instead, 0 to 999")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="image side (default: the checkpoint's own)")
@@ -85,6 +86,9 @@ def be_verbose(options: argparse.Namespace) -> None:
 
 def rows_of(options: argparse.Namespace) -> list[Record]:
     """The prompts, their negative prompts, and what else the file says of them."""
+    for text in options.prompt:
+        if text.endswith(SUFFIXES) and os.path.isfile(text):
+            raise EmoeError(f"the prompt {text!r} is a file; to take the prompts in it, write --prompts {text}")
     prompts = [Prompt(text) for text in options.prompt]
     prompts += read_prompts(options.prompts) if options.prompts is not None else []
     if not prompts:

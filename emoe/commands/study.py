@@ -172,13 +172,9 @@ def _found(
             seen = replace(recipe, read_out=reading.read_out)
             found["ways"] |= stages.along(model, rows, seen, name, batch, folder / "ablations" / f"{name}.jsonl")
     if clip:
-        found["cost"] = cost(model, rows[0]["prompt"], reading, recipe, _kept(folder) / len(rows))
+        kept = (folder / "scores.jsonl").stat().st_size / len(rows)
+        found["cost"] = cost(model, rows[0]["prompt"], reading, recipe, kept)
     return Studied(records=records, settings=settings, words=options.word, resamples=RESAMPLES, **found)
-
-
-def _kept(folder: Path) -> int:
-    """Bytes of records."""
-    return sum(path.stat().st_size for path in folder.rglob("*.jsonl"))
 
 
 def _make(folder: Path, *inside: str) -> None:

@@ -2,10 +2,11 @@
 
 Nobody knows what real checkpoints were trained on; of these it is known exactly. `world.py` (scenes, dials),
 `languages.py` (captions), `render.py` (pictures), `judge.py` and `clip.py` (is a picture right?), `train/` (how the
-weights came about), `weights/` (the weights; `emoe.config.SHIPPED` names their two families).
+weights came about), `weights/` (the weights; `emoe.shipped` names their two families).
 """
 
-from pathlib import Path
+from emoe.shipped import WEIGHTS
 
-WEIGHTS = Path(__file__).parent / "weights"
+__all__ = ["GUIDANCE", "WEIGHTS"]
+
 GUIDANCE = 2.5  # at which it draws best: a network this small overdoes it at SD1.5's 7.5

@@ -17,9 +17,9 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from emoe.config import SHIPPED
 from emoe.errors import EmoeError
 from emoe.miniature.clip import load_clip as load_miniature
+from emoe.shipped import SHIPPED
 
 USUAL = "openai/clip-vit-base-patch16"
 MINIATURE = "miniature"

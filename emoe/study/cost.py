@@ -26,7 +26,7 @@ ON_A_CPU = {
 def cost(model: EMoE, prompt: str, reading: Reading, recipe: Recipe, kept: float) -> list[Row]:
     """Of a score, of an image by the ordinary mixture, and of one by every path.
 
-    kept: bytes of a prompt's records.
+    kept: bytes of a score's record.
     """
     one_seed = replace(reading, seeds=1)
     empty = of_empty(model, one_seed)  # once a list
@@ -36,7 +36,7 @@ def cost(model: EMoE, prompt: str, reading: Reading, recipe: Recipe, kept: float
     later = (recipe.steps - 1) * model.gate.experts * mixture / recipe.steps
     rows = [("score", one), ("image of the mixture", mixture), ("one image of every path", first + later)]
     return [{"what": name, "GFLOP": n / 1e9, "times a score": n / one} for name, n in rows] + [
-        {"what": "bytes kept of a prompt, without images", "GFLOP": "", "times a score": "", "bytes": round(kept)}
+        {"what": "bytes kept of a score", "GFLOP": "", "times a score": "", "bytes": round(kept)}
     ]
 
 

@@ -164,7 +164,7 @@ def _cost(report: Report, found: Studied) -> None:
         return
     report.section(
         "Cost",
-        "Counted operations of one prompt, without the VAE, and bytes kept of it (the paper's Figures 9 and 10, "
+        "Counted operations of one prompt, without the VAE, and bytes kept of its score (the paper's Figures 9 and 10, "
         "which are seconds on an A100 and terabytes).",
     )
     report.table(found.cost)

@@ -136,11 +136,12 @@ PAGE = """\
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
-.table { overflow-x: auto; }
+.table { overflow-x: auto; margin-bottom: 1.5rem; }
 table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: 0.3rem 0; }
 th, td { padding: 0.25rem 0.7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
-td.number { text-align: right; white-space: nowrap; }
+.number { text-align: right; }
+td.number { white-space: nowrap; }
 th { cursor: pointer; border-bottom: 2px solid #888; }
 img { max-width: 100%; height: auto; }
 @media print { body { margin: 0; max-width: none; } h2, table, img { break-inside: avoid; }
@@ -167,7 +168,9 @@ for (const head of document.querySelectorAll("th")) {
 
 
 def _html_table(table: Table, caption: str) -> str:
-    heads = "".join(f"<th>{html.escape(key)}</th>" for key in table.keys)
+    numbers = [any(isinstance(row[i], float | int | Interval) for row in table.cells) for i in range(len(table.keys))]
+    kinds = [' class="number"' if number else "" for number in numbers]
+    heads = "".join(f"<th{kind}>{html.escape(key)}</th>" for key, kind in zip(table.keys, kinds, strict=True))
     rows = "\n".join("<tr>" + "".join(map(_html_cell, row)) + "</tr>" for row in table.cells)
     told = f"<caption>{html.escape(caption.strip('*'))}</caption>" if caption else ""
     return f'<div class="table"><table>{told}<thead><tr>{heads}</tr></thead><tbody>\n{rows}\n</tbody></table></div>'
@@ -185,9 +188,17 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, float | Interval) and _gap(value):
+        return "–"
     if isinstance(value, Interval):
         return " ".join([_number(value.value), f"({_number(value.low)} to {_number(value.high)})"])
     return _number(value) if isinstance(value, float) else str(value)
+
+
+def _gap(value: float | Interval) -> bool:
+    """What the data cannot answer."""
+    number = value.value if isinstance(value, Interval) else value
+    return number != number
 
 
 def _number(value: float) -> str:

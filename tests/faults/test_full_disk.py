@@ -11,7 +11,7 @@ from disks import disk  # noqa: F401 (a fixture)
 from PIL import Image
 from processes import WORK, contents, emoe, locked, one_line, undisturbed, work
 
-from emoe.config import SHIPPED
+from emoe.shipped import SHIPPED
 
 pytestmark = pytest.mark.faults
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from processes import PROMPTS, lines, one_line
 
-from emoe.config import SHIPPED
+from emoe.shipped import SHIPPED
 
 pytestmark = pytest.mark.faults
 
