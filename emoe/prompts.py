@@ -195,7 +195,7 @@ def read_prompt(row: Any, where: str) -> Prompt:
 
 def _size(value: Any, where: str) -> float | None:
     try:
-        size = None if value is None or isinstance(value, bool) else float(value)
+        size = None if value is None else -1.0 if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         size = -1.0
     if size is not None and not 0 < size < math.inf:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy
 
-from emoe.errors import EmoeError
+from emoe.errors import EmoeError, about
 from emoe.scores import Reading
 from emoe.whole import whole
 
@@ -80,7 +80,8 @@ def load_reference(path: str | Path) -> Reference:
         values, mixture = told.pop("uncertainty"), told.pop("mixture")
         if told.pop("emoe") != "reference" or not _ascending(values) or not isinstance(mixture, str):
             raise ValueError
-        reading = Reading(**told)
+        with about(str(path)):
+            reading = Reading(**told)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise EmoeError(f"{path} is not a reference; {REMEDY}") from error
     return Reference(values, mixture, reading)

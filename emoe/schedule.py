@@ -45,7 +45,7 @@ def timesteps(steps: int) -> list[int]:
 
 def after(t: int, steps: int) -> int:
     """Where the step at `t` of a run of `steps` leads; below 0 at its end."""
-    return t - TRAIN_STEPS // steps
+    return t - TRAIN_STEPS // steps if t > 1 else -1
 
 
 class Prediction(NamedTuple):

@@ -49,6 +49,9 @@ def test_both_ways_of_looking_are_the_score(model, seen):
     assert torch.allclose(estimators.ESTIMATORS["relative"](part), scores.relative, rtol=1e-4)
     pre = model.score(PROMPTS, batch_size=5, read_out="pre").eu
     assert torch.allclose(BASELINES["Var(m_pre)"](seen), pre, rtol=1e-4)
+    text, z = model.encode(PROMPTS), model.noise(0).expand(5, -1, -1, -1)
+    noises = model.unet(z, torch.tensor([961]), text.states, model.route(text, None)).prediction.reshape(4, 5, -1)
+    assert torch.allclose(BASELINES["Var(noise)"](seen), baselines.variance(noises), rtol=1e-4)  # without guidance
 
 
 def test_the_score_over_the_answer(model):
@@ -69,6 +72,12 @@ def test_the_score_over_the_answer(model):
 def test_an_empty_prompt_has_no_answer(model):
     with pytest.raises(EmoeError, match="is empty"):
         model.score(["a red bus", "  "], estimator="eu-over-answer", batch_size=2)
+
+
+def test_no_answer_is_no_number(model, monkeypatch):
+    monkeypatch.setattr("emoe.scoring.answer", lambda m, empty: torch.zeros(m.shape[2]))
+    with pytest.raises(EmoeError, match="not finite"):
+        model.score("a red bus", estimator="eu-over-answer")
 
 
 def test_the_observed_step_is_the_runs_first(model, seen):
@@ -140,6 +149,15 @@ def test_distances_of_gaussians(seen):
     assert baselines.distances(seen, "Bhattacharyya")[0, 0, 1].item() == pytest.approx(bhattacharyya.item(), rel=1e-5)
 
 
+def test_every_paide_has_the_scale_it_is_named_for(model, seen):
+    known = calibration(model.encode(PROMPTS), seen)
+    for name in ("KL", "Bhattacharyya", "W2"):
+        between = baselines.distances(seen, name)
+        assert torch.equal(BASELINES[f"PaiDE {name}"](seen), paide(between))
+        assert torch.equal(BASELINES[f"PaiDE {name}, D/d"](seen), paide(between, 4 * 16 * 16))
+    assert torch.equal(CALIBRATED["PaiDE, D/median"](seen, known), paide(between, known.distance))
+
+
 def test_the_gates_numbers_by_hand():
     logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0]])
     shares = logits.softmax(dim=-1)
@@ -149,6 +167,12 @@ def test_the_gates_numbers_by_hand():
     assert baselines.margin(logits).tolist() == pytest.approx([1, 0.5])
     assert baselines.spread(logits).tolist() == pytest.approx([0, -(math.log(3) ** 2) / 4])
     assert baselines.entropy(torch.tensor([[0.5, 0.5, 0, 0]])).item() == pytest.approx(math.log(2))
+
+
+def test_the_gates_entropies(seen):
+    """Over the two experts that are chosen, and over all four."""
+    assert 0 < GATED["gate entropy, chosen"](seen).max() <= math.log(2)
+    assert math.log(2) < GATED["gate entropy, all"](seen).min() <= math.log(4)
 
 
 def test_the_length_counts_the_prompts_own_tokens(model, seen):
@@ -259,6 +283,14 @@ def test_estimators_by_hand():
         },
         abs=1e-6,
     )
+
+
+def test_more_pixels_of_the_same_change_nothing():
+    torch.manual_seed(0)
+    m, empty = torch.randn(4, 3, 8, 2, 2), torch.randn(4, 1, 8, 2, 2)
+    before, after = estimators.parts(m, empty), estimators.parts(*(x.repeat(1, 1, 1, 3, 2) for x in (m, empty)))
+    for name, of in estimators.ESTIMATORS.items():
+        assert torch.allclose(of(before), of(after), rtol=1e-4), name
 
 
 def test_what_all_prompts_share_does_not_count():

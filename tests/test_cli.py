@@ -232,6 +232,7 @@ def test_shapes(weights):
     assert scores.weights.shape == (3, 4)
     assert torch.allclose(scores.map.mean(dim=(1, 2)), scores.eu)
     assert torch.allclose(scores.uncertainty, (128 * 2 * 2) ** 0.5 * scores.eu)
+    assert scores.records()[2]["eu"] == float(f"{scores.eu[2]:.6g}") != scores.eu[2].item()
 
 
 def test_the_default_size_is_the_checkpoints_own(weights):
@@ -242,12 +243,23 @@ def test_wrong_arguments(weights):
     model = EMoE.from_toml(weights)
     for arguments, sentence in (
         (([],), "no prompts"),
+        (([3],), "prompt 3 is not text"),
         ((["a", "b"], ["x"]), "2 prompts and 1 negative prompts"),
     ):
         with pytest.raises(EmoeError, match=sentence):
             model.score(*arguments)
-    for settings in ({"read_out": "end"}, {"estimator": "best"}, {"seeds": 0}, {"size": 65}, {"timestep": -1}):
-        with pytest.raises(EmoeError):
+    for settings, sentence in (
+        ({"read_out": "end"}, "read_out is 'end'"),
+        ({"estimator": "best"}, "estimator is 'best'"),
+        ({"seed": 5, "seeds": 0}, "seeds is 0"),
+        ({"seeds": True}, "seeds is True"),
+        ({"seed": 2**63 - 1, "seeds": 2}, "seed is 9223372036854775807"),
+        ({"size": 72}, "size is 72"),
+        ({"size": 8256}, "size is 8256"),
+        ({"timestep": -1}, "timestep is -1"),
+        ({"timestep": 1000}, "timestep is 1000"),
+    ):
+        with pytest.raises(EmoeError, match=sentence):
             model.score(["a"], **settings)
     with pytest.raises(EmoeError, match="dtype is 'float8'"):
         EMoE.from_toml(weights, dtype="float8")

@@ -124,6 +124,16 @@ def test_a_byte_order_mark_does_not_matter(tmp_path):
     assert read_weights(path).base == "a/b"
 
 
+@pytest.mark.parametrize("value", [1e-6, 1, 1e6])
+def test_temperatures(tmp_path, value):
+    found = read_weights(write(tmp_path, f"temperature = {value}\n" + GOOD)).temperature
+    assert (found, type(found)) == (value, float)
+
+
+def test_hashes_are_read_in_either_case(tmp_path):
+    assert read_weights(write(tmp_path, GOOD + f'[sha256]\n"a.ckpt" = "{"A" * 64}"')).sha256 == {"a.ckpt": "a" * 64}
+
+
 def test_experts_are_called_by_their_names(tmp_path):
     text = GOOD.replace("[[expert]]", '[[expert]]\nname = "red"', 1)
     assert read_weights(write(tmp_path, text)).labels == ["expert 1 (red)", "expert 2"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import fields
 
 import pytest
 import torch
 
 from emoe import EMoE, EmoeError
-from emoe.explaining import Change, explain
+from emoe.explaining import Change, Explanation, explain
 from emoe.scores import Reading
 
 PROMPT = "a red bus  at night"
@@ -62,6 +63,19 @@ def test_the_parts_of_the_number(model, found):
     assert {i for i, weight in enumerate(found.weights) if weight} == set(top)
 
 
+def test_a_negative_prompt_counts_everywhere(model):
+    """In the variants, in the whole prompt's numbers, and in the similarities."""
+    found = explain(model, "a bus", "blurry photo", READING)
+    runs = [model.score(["a bus", "bus"], "blurry photo", seed=seed, size=64) for seed in (3, 4, 5)]
+    whole, without = torch.stack([run.uncertainty for run in runs]).double().T
+    assert found.uncertainty == pytest.approx(whole.mean().item(), rel=1e-4)
+    assert found.spread == pytest.approx(whole.std().item(), rel=1e-3)
+    assert found.changes[0].raises == pytest.approx((whole - without).mean().item(), rel=1e-2)
+    assert found.eu == pytest.approx(torch.stack([run.eu[0] for run in runs]).mean().item(), rel=1e-4)
+    logits = model.gate.logits(model.encode(["a bus"]), model.encode(["blurry photo"]))[0]
+    assert found.similarities == pytest.approx(logits.tolist())
+
+
 def test_what_cannot_be_explained(model):
     with pytest.raises(EmoeError, match="two seeds"):
         explain(model, PROMPT, reading=Reading(size=64))
@@ -80,7 +94,7 @@ def test_the_command(run, weights):
     assert "similarity" in out
     code, out, _ = run(*arguments, "--json")
     assert code == 0
-    assert {"prompt", "uncertainty", "changes", "map", "weights"} <= set(json.loads(out))
+    assert set(json.loads(out)) == {field.name for field in fields(Explanation)}
     code, _, err = run("explain", "a red bus", "--weights", str(weights), "--seeds", "1")
     assert code == 2
     assert "two seeds" in err

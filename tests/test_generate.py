@@ -9,11 +9,12 @@ from conftest import NEGATIVE, POSITIVE, close, mixture_of, of_expert, random_va
 from twins import scheduler_twin, unet_twin, vae_twin
 
 from emoe import EMoE, EmoeError, Recipe
+from emoe.denoise import denoise
 from emoe.gate import HiddenGate, PromptGate, UniformGate
 from emoe.generating import steps
 from emoe.images import to_images
 from emoe.moe import mixtures
-from emoe.schedule import SCHEDULERS
+from emoe.schedule import SCHEDULERS, draws
 from emoe.uncertainty import measure
 
 PROMPTS, BLURRY = ["a red bus", "punainen bussi"], "blurry"
@@ -143,6 +144,41 @@ def test_latents_are_wider_than_the_network(base, experts, text):
     assert latents(model, ["a"]).dtype == torch.float32
 
 
+def test_guidance_is_worked_out_in_float32():
+    """The same noise from a network in half precision makes the same latents."""
+    noise, m, text = torch.randn(2, 4, 8, 8).bfloat16(), torch.zeros(2, 1, 1, 1), torch.zeros(1, 1, 1)
+
+    def run(dtype):
+        def unet(*_):
+            return noise.to(dtype), m, m
+
+        unet.conv_in = torch.nn.Conv2d(4, 4, 1, dtype=dtype)
+        *_, last = denoise(unet, draws(0, (1, 4, 8, 8)), text, text, None, steps=3)
+        return last.latents
+
+    assert torch.equal(run(torch.bfloat16), run(torch.float32))
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_loop_is_diffusers(name):
+    """With a network that takes no time: two prompts, guidance, what each step hands to the next."""
+    mix, text, negative = torch.randn(4, 4), torch.randn(2, 1, 4), torch.randn(2, 1, 4)
+
+    def unet(x, t, states, route):
+        return (torch.einsum("oc, bchw -> bohw", mix, x) + states.mT[..., None]).tanh(), x, x
+
+    unet.conv_in = torch.nn.Conv2d(4, 4, 1)
+    runs = [(scheduler_twin(name, "epsilon", 5), torch.Generator().manual_seed(0)) for _ in range(2)]
+    z = [torch.randn(1, 4, 8, 8, generator=noises) for _, noises in runs]
+    for step in denoise(unet, draws(0, (1, 4, 8, 8)), text, negative, None, scheduler=name, steps=5, guidance=3.0):
+        assert torch.allclose(step.m_post[0], torch.cat(z), rtol=1e-3, atol=1e-4)  # of the conditional half
+        for i, (scheduler, noises) in enumerate(runs):
+            without, told = (unet(z[i], None, states[i : i + 1], None)[0] for states in (negative, text))
+            more = {} if name == "dpm++" else {"generator": noises}
+            z[i] = scheduler.step(without + 3 * (told - without), step.timestep, z[i], **more).prev_sample
+        assert torch.allclose(step.latents[0], torch.cat(z), rtol=1e-3, atol=1e-4)
+
+
 def test_fast_draws_what_mixture_draws_and_scores_what_score_scores(drawer):
     fast = drawer.generate(PROMPTS, BLURRY, mode="fast", **FEW)
     mixture = drawer.generate(PROMPTS, BLURRY, mode="mixture", **FEW)
@@ -154,6 +190,13 @@ def test_fast_draws_what_mixture_draws_and_scores_what_score_scores(drawer):
         assert "eu" not in b.record()
 
 
+def test_a_prompts_images_are_its_paths_in_order(drawer):
+    found = latents(drawer, PROMPTS)
+    for i, generation in enumerate(drawer.generate(PROMPTS, batch_size=2, **FEW)):
+        expected = to_images(drawer.vae, found[:, i])
+        assert [image.tobytes() for image in generation.images] == [image.tobytes() for image in expected]
+
+
 def test_a_halt_by_the_other_estimator(drawer):
     asked = {"read_out": "pre", "estimator": "eu-over-answer"}
     low, high = drawer.score(PROMPTS, **asked, **FEW).uncertainty.sort().values.tolist()
@@ -161,6 +204,9 @@ def test_a_halt_by_the_other_estimator(drawer):
     assert sorted(one.scores.uncertainty.item() for one in drawn) == pytest.approx([low, high], rel=1e-4)
     assert [one.halted for one in drawn] == [one.scores.uncertainty > (low + high) / 2 for one in drawn]
     assert drawn[0].record()["estimator"] == "eu-over-answer"
+    assert drawn[0].record()["timestep"] == drawn[0].scores.reading.timestep == 751
+    with pytest.raises(EmoeError, match="is empty"):
+        drawer.generate(["a", " "], mode="fast", **asked, **FEW)
 
 
 def test_the_paths_of_the_first_step_have_the_uncertainty_of_the_score(drawer):
@@ -281,6 +327,7 @@ def test_only_the_uncertain_halt(drawer):
         ({"mode": "slow"}, "mode is 'slow'; choose one of emoe, fast, mixture"),
         ({"scheduler": "euler"}, "scheduler is 'euler'; choose one of ddim, ddpm, dpm"),
         ({"guidance": 0.5}, "guidance is 0.5"),
+        ({"guidance": 101}, "guidance is 101"),
         ({"guidance": float("nan")}, "guidance is nan"),
         ({"steps": 0}, "steps is 0"),
         ({"size": 100}, "size is 100 pixels"),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -18,7 +19,7 @@ from PIL import Image
 
 from emoe import EMoE
 from emoe.gallery import slug
-from emoe.images import contact_sheet, draw_map, save_png
+from emoe.images import contact_sheet, draw_map, save_png, to_images
 
 PROMPTS = ["a red bus", "punainen bussi"]
 FEW = ["--steps", "2", "--size", "64"]
@@ -342,8 +343,14 @@ def test_names_are_legal_everywhere(prompt, expected):
     assert slug(prompt) == expected
 
 
+def test_pixels_are_rounded_and_cut_off():
+    values = torch.tensor([-2, -1, 0, 0.999, 1, 2])
+    image = to_images(SimpleNamespace(decode=lambda z: values.expand(1, 3, 1, -1)), torch.zeros(1, 4, 1, 1))[0]
+    assert numpy.array(image)[0].tolist() == [[value] * 3 for value in (0, 0, 128, 255, 255, 255)]
+
+
 def test_a_map_is_red_where_the_paths_disagree():
-    image = Image.new("RGB", (64, 64), (200, 200, 200))
+    image = Image.new("RGB", (64, 64), (200, 100, 50))  # its colours are left out
     uncertainty = torch.zeros(8, 8)
     uncertainty[1, 6] = 5.0
     pixels = numpy.array(draw_map(image, uncertainty)).astype(int)
@@ -360,6 +367,16 @@ def test_a_contact_sheet_has_a_row_a_prompt_and_a_column_an_expert():
     sheet = contact_sheet(rows, ["one", "two " * 100])
     inside = [[sheet.getpixel((136 + 264 * j, 28 + 284 * i + 20 + 128)) for j in range(2)] for i in range(3)]
     assert inside == [[Image.new("RGB", (1, 1), c).getpixel((0, 0)) for c in row] for row in colours]
+
+
+def test_the_labels_of_a_contact_sheet_stay_in_their_place():
+    rows = [(label, [Image.new("RGB", (64, 64), "white")] * 2) for label in ("long\n" * 100, "short")]
+    ink = numpy.array(contact_sheet(rows, ["wide " * 100, "b"]).convert("L")) < 128
+    tops = [0, *(28 + 284 * i for i in range(2))]
+    assert [ink[top : top + 20].any() for top in tops] == [True] * 3
+    assert not ink[:20, 264:272].any()  # between the columns
+    assert not ink[:, -8:].any()
+    assert ink.sum() == sum(ink[top : top + 20].sum() for top in tops)
 
 
 def test_a_png_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import close, needs_proc, sample
+from conftest import close, mixture_of, needs_proc, sample
 from random_experts import write_mixture
 from safetensors.torch import load_file
 from twins import scheduler_twin, segmoe_twin
@@ -64,17 +64,17 @@ def watched(unet) -> tuple[dict[str, torch.Tensor], list]:
     ]
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "v"])
 @torch.inference_mode()
-def test_vectors_are_the_mean_inputs_of_the_last_step(base, experts, text):
+def test_vectors_are_the_mean_inputs_of_the_last_step(base, experts, text, kind):
     """Once more with hooks on a mixture that is routed one-hot, and guidance written out."""
-    from conftest import mixture_of
-
-    unet = mixture_of(base, experts[:2], gated=True)
-    capture(unet, text, DESCRIPTORS)
+    unet, told = mixture_of(base, experts[:2], gated=True), []
+    capture(unet, text, DESCRIPTORS, kind, lambda *at: told.append(at))
+    assert told == [(expert, step) for expert in range(2) for step in range(3)]
     ts = timesteps(3)
     for i, (positive, negative) in enumerate(DESCRIPTORS):
         seen, hooks = watched(unet)
-        z, scheduler = next(draws(0, (1, 4, 16, 16))), scheduler_twin("ddim", "epsilon", 3)
+        z, scheduler = next(draws(0, (1, 4, 16, 16))), scheduler_twin("ddim", kind, 3)
         states = text([negative, positive]).states
         for t in ts:
             route = PromptRoute(torch.eye(2)[[i, i]])
@@ -85,6 +85,17 @@ def test_vectors_are_the_mean_inputs_of_the_last_step(base, experts, text):
         for name, mixture in mixtures(unet).items():
             mean = seen[name].mean(dim=0)
             assert close(mixture.gate.weight[i], mean / mean.norm()) < 1e-4, name
+
+
+def test_vectors_of_a_network_in_half_precision(base, experts, text):
+    """They lie near those of float32, and their length is worked out there: 1, to bfloat16's own digits."""
+    whole = mixture_of(base, experts[:2], gated=True)
+    half = mixture_of(base, experts[:2], gated=True).bfloat16()
+    for unet in (whole, half):
+        capture(unet, text, DESCRIPTORS)
+    for name, mixture in mixtures(half).items():
+        assert close(mixture.gate.weight, mixtures(whole)[name].gate.weight) < 0.1, name
+        assert torch.allclose(mixture.gate.weight.float().norm(dim=1), torch.ones(2), atol=3e-3), name
 
 
 def test_the_vectors_are_captured_once_and_kept_beside_the_weights(toml, caplog):
@@ -263,7 +274,7 @@ def test_folders_that_cannot_be_built(run, tmp_path, monkeypatch, out, sentence)
 def test_a_folder_that_can_be_built_is_not_made_too_early(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, _, err = run("build", "--out", "new")
-    assert (code, "there is no weights.toml" in err) == (2, True)
+    assert (code, "weights.toml; name another with --weights" in err) == (2, True)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -34,7 +34,7 @@ def read(monkeypatch) -> list[tuple[str, str]]:
 
 def test_of_other_experts_only_the_mixed_tensors_are_read(states, tmp_path, read):
     paths = write(tmp_path, *states)
-    EMoE.from_toml(weights(tmp_path, paths[0], *paths))
+    EMoE.from_toml(weights(tmp_path, paths[0], *paths, Path("2.safetensors")))  # the last two are one file
     with torch.device("meta"):
         layers = tuple(layer + "." for layer in mixed_layers(UNet(), "all"))
     mixed = {name for name in forms.unet(states[0]) if name.startswith(layers)}
@@ -158,6 +158,16 @@ def test_predictions_that_differ_are_a_warning(states, tmp_path, caplog):
     paths = write(tmp_path, states[0], states[1] | {"v_pred": torch.zeros(0)})
     assemble(read_weights(weights(tmp_path, paths[0], *paths)), *CPU)
     assert "predicts v, the base epsilon" in caplog.text
+
+
+def test_what_the_base_predicts_and_where_paths_part(states, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr("emoe.assemble.gate_vectors", lambda *of: told.append(of[-1]))
+    paths = write(tmp_path, states[0] | {"v_pred": torch.zeros(0)}, states[1])
+    for more, split in (('split = "ff"', "ff"), ("", "attn2"), ('layers = "ff"', "ff")):
+        toml = weights(tmp_path, paths[0], *paths, extra=f'gate = "hidden"\n{more}')
+        found = assemble(read_weights(toml), *CPU)
+        assert (found.prediction, found.split, told.pop()) == ("v", split, "v")
 
 
 def test_sha256_is_enforced(states, tmp_path):

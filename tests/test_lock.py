@@ -15,6 +15,7 @@ from emoe import EMoE, EmoeError
 from emoe.checkpoint import hub as our_hub
 from emoe.config import Expert, Weights, read_weights
 from emoe.lock import lock, to_toml
+from emoe.text import clip_tokenizer
 
 REPO = "some-one/a_model.v1"
 
@@ -108,6 +109,17 @@ def test_what_is_written_is_what_is_read(tmp_path):
     weights = Weights(path, "base", experts, None, odd, temperature=0.5, top=1, gate="prompt", sha256={odd: "0" * 64})
     path.write_text(to_toml(weights), encoding="utf-8")
     assert read_weights(path) == weights
+    path.write_text(to_toml(Weights(path, segmoe="there")), encoding="utf-8")
+    assert read_weights(path) == Weights(path, segmoe="there")
+
+
+def test_a_tokenizer_is_found_from_the_copy_too(states, tmp_path):
+    forms.safetensors(tmp_path / "a.safetensors", states[0])
+    clip_tokenizer().save_pretrained(tmp_path / "words")
+    path = toml(tmp_path, *["a.safetensors"] * 3, extra='tokenizer = "words"\ngate = "uniform"')
+    weights = locked(path, tmp_path / "elsewhere" / "for good.toml")
+    assert weights.tokenizer == "../words"
+    assert EMoE.from_weights(weights).text(["a red bus"]).truncated == [False]
 
 
 def test_the_command(run, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from conftest import NEGATIVE, POSITIVE, close, mixture_of, of_expert, sample, uniform_model
 
 from emoe.gate import HiddenGate, PromptGate, UniformGate
-from emoe.moe import Mixture, mix, mixed_layers, mixtures
+from emoe.moe import Mixture, mix, mixed_layers, mixtures, origin
 from emoe.moe.mixture import LinearMixture
 from emoe.pipeline import EMoE
 from emoe.route import HiddenRoute, OneHot, PromptRoute, choose
@@ -62,6 +62,11 @@ def test_what_is_mixed():
     assert len(mixed_layers(unet, "attn")) == 15 * 6
     assert len(mixed_layers(unet, "ff")) == 15
     assert not any("mid_block" in name or "to_out" in name for name in mixed_layers(unet, "all"))
+
+
+def test_where_a_tensor_comes_from():
+    assert origin("a.to_q.experts.12.net.0.weight") == (12, "a.to_q.net.0.weight")
+    assert origin("a.to_out.0.weight") == (None, "a.to_out.0.weight")
 
 
 def test_parameter_counts():
@@ -202,7 +207,11 @@ def test_summing_the_matrices_first_is_the_mixture(base, experts, samples, paths
     weights = choose(torch.randn(samples, 4, generator=torch.Generator().manual_seed(2)), 2)
     for own in (weights, weights[:1].expand(samples, -1)):  # a route each, or one for all
         route = PromptRoute(own, "attn2")
-        assert close(layer(x, route), Mixture.forward(layer, x, route)) < 1e-6
+        expected = Mixture.forward(layer, x, route)
+        hooks = [e.register_forward_hook(lambda *_: pytest.fail("an expert was run alone")) for e in layer.experts]
+        assert close(layer(x, route), expected) < 1e-6
+        for hook in hooks:
+            hook.remove()
     assert torch.equal(layer(x[:4], OneHot(1, 4)), Mixture.forward(layer, x[:4], OneHot(1, 4)))
 
 

@@ -5,7 +5,7 @@ import math
 import numpy
 import torch
 
-from emoe.uncertainty import measure, paths
+from emoe.uncertainty import answer, measure, paths
 
 
 def test_against_numpy():
@@ -36,6 +36,9 @@ def test_half_precision_is_measured_in_float32():
     found = measure(m)
     assert found.eu.dtype == torch.float32
     assert torch.allclose(found.eu, measure(m.double()).eu.float(), rtol=1e-5)
+    found = answer(m, m[:, :, :1] / 2)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, answer(m.double(), m[:, :, :1].double() / 2).float(), rtol=1e-3)
 
 
 def test_a_small_variance_around_a_large_mean_survives():

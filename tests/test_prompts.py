@@ -31,6 +31,7 @@ def test_csv(tmp_path):
     assert found == [Prompt('a, "red"\nbus', "blurry", "7"), Prompt("b", None, "x")]
     assert read(tmp_path, "p.csv", "prompt\na\n") == [Prompt("a")]
     assert read(tmp_path, "p.csv", "prompt, negative_prompt\na,b\n") == [Prompt("a", "b")]
+    assert read(tmp_path, "P.CSV", "prompt\ra\rb\r") == [Prompt("a"), Prompt("b")]
 
 
 def test_jsonl(tmp_path):
@@ -38,10 +39,16 @@ def test_jsonl(tmp_path):
         tmp_path, "p.jsonl", '{"prompt": "a", "id": 3, "other": [1]}\n\n{"prompt": "b", "negative_prompt": "c"}\n'
     )
     assert found == [Prompt("a", None, 3), Prompt("b", "c")]
+    assert read(tmp_path, "p.jsonl", '{"prompt": "a", "group": 3}') == [Prompt("a", group="3")]
     assert read(tmp_path, "p.jsonl", '{"prompt": "a\\u2028b"}\n') == [Prompt("a\u2028b")]
     assert read(tmp_path, "p.jsonl", '{"prompt": "a", "negative_prompt": ""}\n') == [
         Prompt("a", "")
     ]  # none, not unsaid
+
+
+def test_a_prompts_own_negative_comes_before_the_lists():
+    for own, expected in ((None, "blurry"), ("", ""), ("photo", "photo")):
+        assert Prompt("a", own, 7).row("blurry") == {"id": 7, "prompt": "a", "negative_prompt": expected}
 
 
 def test_coco(tmp_path):
@@ -70,6 +77,8 @@ def test_only_line_ends_end_lines(tmp_path):
     odd = "a\u2028b\x85c\x0bd\x0ce"
     assert read(tmp_path, "p.txt", f"{odd}\nf") == [Prompt(odd), Prompt("f")]
     assert read(tmp_path, "p.csv", f"prompt,id\n{odd},7\n") == [Prompt(odd, None, "7")]
+    odd = "a\u2028b\x85c"  # control characters below 32 are no JSON
+    assert read(tmp_path, "p.jsonl", f'{{"prompt": "{odd}"}}\n{{"prompt": "d"}}') == [Prompt(odd), Prompt("d")]
 
 
 MISTAKES = {
@@ -98,6 +107,7 @@ MISTAKES = {
         '{"prompt": "a", "negative_prompt": 3}',
         "its negative_prompt is 3; it must be text",
     ),
+    "jsonl, id true": ("p.jsonl", '{"prompt": "a", "id": true}', "its id is True"),
     "jsonl, id": ("p.jsonl", '{"prompt": "a", "id": [3]}', "its id is [3]"),
     "json, broken": ("p.json", "{", "is not JSON"),
     "json, another": ("p.json", '{"images": []}', "is neither COCO captions"),
@@ -144,6 +154,17 @@ def test_broken_parquet(tmp_path, broken):
 def test_parquet_without_prompts(tmp_path):
     parquet.write_table(pyarrow.table({"text": ["a"]}), tmp_path / "list.parquet")
     with pytest.raises(EmoeError, match=r"has no column 'prompt' \(it has text\)"):
+        read_prompts(tmp_path / "list.parquet")
+    parquet.write_table(pyarrow.table({"prompt": ["a", None]}), tmp_path / "list.parquet")
+    with pytest.raises(EmoeError, match="row 2: its prompt is None"):
+        read_prompts(tmp_path / "list.parquet")
+
+
+def test_parquet_of_many_rows_that_take_no_bytes(tmp_path, monkeypatch):
+    parquet.write_table(pyarrow.table({"prompt": [""] * 100}), tmp_path / "list.parquet")
+    assert len(read_prompts(tmp_path / "list.parquet")) == 100
+    monkeypatch.setattr("emoe.prompts.LARGEST", 5000)
+    with pytest.raises(EmoeError, match="unpacks to more than"):
         read_prompts(tmp_path / "list.parquet")
 
 

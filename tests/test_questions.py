@@ -69,12 +69,14 @@ def test_groups_of_one_leave_gaps():
     alone, other = groups([{"prompt": "a", "group": g, "uncertainty": 1.0} for g in "ab"], 10)
     assert math.isnan(alone["standard deviation"])
     assert other["AUROC against a"].value == 0.5
+    assert math.isnan(other["AUROC against a"].low)  # one prompt a group says nothing of how sure that is
 
 
 def test_equal_scores():
     same = [record | {"uncertainty": 1.0} for record in records()]
     assert all(row["uncertainty"] == 1 for row in quarters(same, 10)[:4])
     assert math.isnan(ranks(same, 10)[0]["Spearman"].value)
+    assert [row["prompt"] for row in extremes(same, 40)[1]] == [record["prompt"] for record in same]
 
 
 def test_words():
@@ -124,14 +126,29 @@ def test_images_by_quarter():
 
 def test_the_best_number_comes_first():
     rows = compared(drawn(), 50)
-    assert [row["number"] for row in rows] == ["uncertainty", "relative", "chance"] or rows[0][
-        "number"
-    ] == "uncertainty"
+    assert rows[0]["number"] == "uncertainty"
     assert rows[0]["Spearman with CLIP score"].value < -0.9
     assert 0 <= rows[0]["AUSE"].value < 0.01
     assert rows[0]["AUROC of the worst quarter"].value > 0.95
     chance = next(row for row in rows if row["number"] == "chance")
     assert chance["AUROC of the worst quarter"].low < 0.5 < chance["AUROC of the worst quarter"].high
+
+
+def test_the_order_of_numbers():
+    """By the images' fit, without images by the groups; a number that says nothing (nan) lies between good and bad."""
+    rng = numpy.random.default_rng(0)
+    found = sorted(drawn(), key=lambda record: record["uncertainty"])
+    for i, record in enumerate(found):
+        u = record["uncertainty"]
+        record |= {"group": "low" if i < 20 else "high", "baselines": {"opposite": -u, "half": u + rng.normal()}}
+    order = ["uncertainty", "half", "relative", "opposite"]
+    assert [row["number"] for row in compared(found, 5)] == order
+    without = [{key: value for key, value in record.items() if key != "clip"} for record in found]
+    assert [row["number"] for row in compared(without, 5)] == order
+    alone = compared([record | {"group": "a"} for record in without], 5)
+    assert [row["number"] for row in alone] == ["uncertainty", "relative", "opposite", "half"]  # nothing to judge by
+    assert list(alone[0]) == ["number", "Spearman with uncertainty"]
+    assert "CLIP score" not in quarters(found[:-1] + without[-1:], 5)[0]  # an image is missing
 
 
 def test_groups_by_uncertainty_and_fit():
@@ -233,6 +250,7 @@ def test_limits_and_ablations_beside_pandas(known):
     rows, frame = known
     for row in thresholds(rows):
         drawn = frame.uncertainty <= row["limit"]
+        assert row["limit"] in frame.uncertainty.to_numpy()
         assert row["drawn"] == pytest.approx(drawn.mean())
         assert row["CLIP score of the drawn"] == pytest.approx(frame["clip"][drawn].mean())
         assert row["of the others"] == pytest.approx(frame["clip"][~drawn].mean(), nan_ok=True)
@@ -242,6 +260,10 @@ def test_limits_and_ablations_beside_pandas(known):
     expected = stats.spearmanr(frame.relative, frame.uncertainty).statistic
     assert second["Spearman with the first"] == pytest.approx(expected)
     assert second["mean"] == pytest.approx(frame.relative.mean())
+    expected = stats.spearmanr(frame.relative, frame["clip"]).statistic
+    assert second["Spearman with CLIP score"].value == pytest.approx(expected)
+    expected = roc_auc_score(frame.group != "a", frame.relative)
+    assert second["AUROC of other groups than a"].value == pytest.approx(expected)
 
 
 def test_a_group_of_two_sizes_is_refused():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from conftest import score
 from emoe import EMoE, EmoeError
 from emoe.alone import alone
 from emoe.records import USUAL, RecordFile
+from emoe.scores import Reading
 from emoe.whole import whole
 
 PROMPTS = ["a red bus", "punainen bussi", "a cat"]
@@ -107,6 +110,23 @@ def test_a_full_disk(tmp_path):
         file.write([{"prompt": "a"}])
 
 
+def test_a_write_that_fails_leaves_whole_lines(tmp_path, monkeypatch):
+    class Full(io.FileIO):
+        def write(self, data):
+            super().write(data[:5])
+            raise OSError(28, "No space left on device")
+
+    rows = [{"prompt": "a"}, {"prompt": "b"}]
+    file = RecordFile(tmp_path / "x.jsonl", rows)
+    file.write(rows[:1])
+    before = file.path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda self, mode: Full(self, mode))
+        with pytest.raises(EmoeError, match="No space left on device"):
+            file.write(rows[1:])
+    assert file.path.read_bytes() == before
+
+
 def test_a_bad_weights_file_leaves_no_output(run, tmp_path):
     (tmp_path / "weights.toml").write_text("base = 3")
     out = tmp_path / "scores.jsonl"
@@ -183,6 +203,18 @@ def test_a_list_with_every_column_goes_on(run, weights, tmp_path, with_reference
     assert out.read_bytes() == whole
 
 
+def test_a_run_goes_on_after_whole_batches(tmp_path):
+    rows = [{"prompt": prompt} for prompt in "abcde"]
+    path, records = tmp_path / "x.jsonl", [row | {"mixture": "x"} for row in rows]
+    RecordFile(path, rows).write(records[:3])
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines) + b'{"pro' + bytes(9))  # a kill, and a power cut
+    file = RecordFile(path, rows)
+    assert (file.go_on(2), file.records, path.read_bytes()) == (2, records[:2], b"".join(lines[:2]))
+    file.write(records[2:])
+    assert (RecordFile(path, rows).go_on(2), RecordFile(path, rows).records) == (5, records)
+
+
 def test_what_is_usual_is_left_out_of_lines_and_read_again(tmp_path):
     rows = [{"prompt": "a", "negative_prompt": ""}, {"prompt": "b", "negative_prompt": "blurry"}]
     records = [row | {"eu": 1.0, "seeds": 1 + i, "estimator": "eu", "mixture": "x"} for i, row in enumerate(rows)]
@@ -192,3 +224,4 @@ def test_what_is_usual_is_left_out_of_lines_and_read_again(tmp_path):
     assert long.keys() >= {"negative_prompt", "seeds"}
     again = RecordFile(tmp_path / "x.jsonl", rows, USUAL).records
     assert again == [USUAL | record for record in records]
+    assert asdict(Reading()).items() >= {key: USUAL[key] for key in ("seeds", "read_out", "estimator")}.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -48,6 +49,18 @@ def test_there_and_back(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "other",
+    [{"seed": 1}, {"seeds": 2}, {"timestep": 1}, {"size": 128}, {"read_out": "pre"}, {"estimator": "eu-over-answer"}],
+)
+def test_every_part_of_the_reading_counts(other):
+    reference([1.0]).check("0123abcd", READING)
+    with pytest.raises(EmoeError, match=f"made with {next(iter(other))} "):
+        reference([1.0]).check("0123abcd", replace(READING, **other))
+    with pytest.raises(EmoeError, match="made with mixture 0123abcd, this run has 89abcdef"):
+        reference([1.0]).check("89abcdef", READING)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
@@ -55,6 +68,7 @@ def test_there_and_back(tmp_path):
         "{}",
         "null",
         '{"emoe": "reference"}',
+        '{"emoe": "scores", "mixture": "a", "uncertainty": [1.0]}',
         '{"emoe": "reference", "mixture": "a", "uncertainty": []}',
         '{"emoe": "reference", "mixture": "a", "uncertainty": [2.0, 1.0]}',
         '{"emoe": "reference", "mixture": "a", "uncertainty": [1.0, NaN]}',

@@ -1,8 +1,9 @@
 """Choosing experts, and dividing the work."""
 
 import torch
+from torch import nn
 
-from emoe.route import PromptRoute, choose, divide, follow, largest, split
+from emoe.route import HiddenRoute, PromptRoute, choose, divide, follow, largest, split
 
 
 def test_choose_is_a_softmax_over_the_largest():
@@ -33,6 +34,22 @@ def test_the_shares_cover_every_weight_once():
     assert divide(torch.ones(2, 1, dtype=torch.bool), torch.ones(2, 1, 1))[0].rows == slice(None)
 
 
+def test_both_guidance_halves_make_one_choice():
+    """Each prompt's on each path, by the logits of both halves and all tokens."""
+    logits = torch.randn(2, 2, 3, 5, 4)  # paths, halves, prompts, tokens, experts
+    expected = logits.sum(dim=(1, 3)).argmax(dim=-1)[:, None].expand(-1, 2, -1).flatten()
+    found = torch.full((12,), -1)
+    for share in HiddenRoute(6, 4, 1, halves=2).shares(logits.reshape(12, 5, 4), nn.Identity()):
+        found[share.rows] = share.expert
+    assert torch.equal(found, expected)
+
+
+def test_the_hidden_choice_is_made_in_float32():
+    logits = torch.ones(1, 1000, 2, dtype=torch.bfloat16)
+    logits[0, 0, 1] = 2  # the sums are 1000 and 1001, which bfloat16 cannot tell apart
+    assert [share.expert for share in HiddenRoute(1, 2, 1).shares(logits, nn.Identity())] == [1]
+
+
 def test_the_split_happens_once_and_where_it_is_said():
     x, route = torch.randn(2, 5, 3), PromptRoute(torch.ones(2, 4) / 4, "attn2")
     assert split(x, route, "attn1") == (x, route)
@@ -41,6 +58,7 @@ def test_the_split_happens_once_and_where_it_is_said():
     assert torch.equal(rows, x.repeat(4, 1, 1))  # path-major
     assert len(here.shares(rows)) == 4
     assert split(rows, route, "attn2") == (rows, route)
+    assert (route.without_split().split, route.split) == (None, "attn2")  # a copy
     assert len(route.shares(rows)[0].weight) == 8
 
 

@@ -59,7 +59,7 @@ def test_both_parts_make_z(kind):
     assert torch.allclose(BARS[500] ** 0.5 * image + (1 - BARS[500]) ** 0.5 * eps, z)
 
 
-@pytest.mark.parametrize("steps", [2, 10, 25, 30])
+@pytest.mark.parametrize("steps", [2, 10, 25, 30, 501])
 @pytest.mark.parametrize("kind", ["epsilon", "v"])
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_steps_equal_diffusers(name, kind, steps):
@@ -77,4 +77,4 @@ def test_steps_equal_diffusers(name, kind, steps):
         expected = scheduler.step(network(expected), t, expected, **more).prev_sample
         now = predict(z, network(z), t, kind)
         z, before = SCHEDULERS[name](t, after(t, steps), z, now, before, lambda: next(ours)), (t, now)
-        assert torch.allclose(z, expected, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(z, expected, rtol=1e-4, atol=1e-5 if steps < 100 else 1e-4)  # rounding adds up

@@ -113,6 +113,9 @@ def test_what_cannot_be_answered_is_nan():
     assert math.isnan(ause([1, 2], [0, 0]))
     assert math.isnan(trend([1, 1], [1, 2]).tau)
     assert all(math.isnan(x) for x in bootstrap(auroc, [1, 2], [True, True], resamples=5))
+    assert all(math.isnan(x) for x in bootstrap(auroc, [], []))
+    value, low, high = bootstrap(mean, [3.0])
+    assert (value, math.isnan(low), math.isnan(high)) == (3, True, True)
 
 
 # The bootstrap -------------------------------------------------------------------------------------------------------

@@ -17,7 +17,9 @@ from PIL import Image
 from emoe.generating import steps
 from emoe.generations import Recipe
 from emoe.records import RecordFile
+from emoe.scores import Reading
 from emoe.study.alignment import load_clip
+from emoe.study.cost import cost, counted
 from emoe.study.report import Report
 from emoe.study.statistics import Interval
 
@@ -230,6 +232,25 @@ def test_a_template(run, weights, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out" / "seeds").iterdir()) == [f"{i}.jsonl" for i in range(6)]
     page = Page((tmp_path / "out" / "report.html").read_text())
     assert {"instead of", "mean difference", "a blue cat"} <= set(page.cells)
+
+
+def test_operations_are_counted():
+    q, k = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8)
+    assert counted(lambda: q @ k.mT) == 2 * 2 * 3 * 5 * 7 * 8
+    assert counted(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, k)) == 2 * 2 * 2 * 3 * 5 * 7 * 8
+
+
+def test_what_a_prompt_costs(model):
+    """By its seeds, its steps and, after the first step, its paths; what the empty prompt costs is not the prompt's."""
+    few = cost(model, "a cat", Reading(size=128), Recipe(steps=2, size=128), 1234.4)
+    many = cost(model, "a cat", Reading(size=128, seeds=3, estimator="eu-over-answer"), Recipe(steps=5, size=128), 1)
+    (one, two, paths), (ones, five, more) = ([row["GFLOP"] for row in rows[:3]] for rows in (few, many))
+    assert ones == pytest.approx(3 * one)
+    assert five == pytest.approx(2.5 * two)
+    assert more - paths == pytest.approx(3 * 4 * two / 2)
+    assert two / 2 < paths - 4 * two / 2 < 4 * two / 2  # the first step: dearer than a row, cheaper than four
+    assert [row["times a score"] for row in few[:3]] == pytest.approx([1, two / one, paths / one])
+    assert few[3]["bytes"] == 1234
 
 
 @pytest.mark.parametrize(

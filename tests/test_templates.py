@@ -47,13 +47,17 @@ def test_differences_are_in_pairs():
     assert (black["instead of"], black["word"], child["word"]) == ("white", "black", "child")
     per_seed = (u[:, 3:] - u[:, :3]).mean(axis=1)
     assert black["p"] == pytest.approx(stats.wilcoxon(per_seed).pvalue)
+    assert black["in percent"] == pytest.approx(100 * per_seed.mean() / u[:, :3].mean())
+    assert black["seeds"] == 8
 
 
 def test_what_cannot_be_tested_is_a_gap():
     assert math.isnan(signed_ranks(numpy.zeros(5)))
     assert math.isnan(signed_ranks(numpy.ones(1)))
+    assert signed_ranks(numpy.ones(2)) == 0.5
     row = differences("{a|b}", [[{"uncertainty": 1.0}, {"uncertainty": 1.0}]], 10)[0]
     assert math.isnan(row["p (Holm)"])
+    assert row["pairs above 0"] == 0
 
 
 def test_holm_by_hand():
@@ -62,3 +66,4 @@ def test_holm_by_hand():
     assert found[3] == pytest.approx(0.06)
     assert math.isnan(found[2])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([1e-6]) == [1e-6]

@@ -2,9 +2,11 @@
 
 import torch
 from conftest import NEGATIVE, POSITIVE
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from emoe.gate import PromptGate, UniformGate, phi
 from emoe.route import choose
+from emoe.text import TextEncoder, clip_tokenizer
 
 START, END = 49406, 49407
 
@@ -17,6 +19,7 @@ def test_states_are_clips(text):
         expected = text.model(ids).last_hidden_state
     assert torch.equal(found.states, expected)
     assert found.truncated == [False, False, True]
+    assert text(["x " * 75, "x " * 76]).truncated == [False, True]  # two marks
     assert found.states.shape == (3, 77, 64)
 
 
@@ -28,6 +31,19 @@ def test_content_is_from_the_first_word_to_the_first_end(text):
 def test_a_prompt_means_the_same_in_any_batch(text):
     together = text(["a red bus", "x " * 60, ""]).states
     assert torch.allclose(together[0], text(["a red bus"]).states[0], atol=1e-6)
+
+
+def test_a_tokenizer_with_another_pad_and_a_model_of_another_length():
+    tokenizer = clip_tokenizer.__wrapped__()
+    tokenizer.pad_token = "!"
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = CLIPTextModel(CLIPTextConfig(**small, max_position_embeddings=20)).eval()
+    ids = tokenizer("a red bus", padding="max_length", max_length=20, return_tensors="pt").input_ids
+    with torch.inference_mode():
+        expected = model(ids).last_hidden_state
+    found = TextEncoder(model, tokenizer)(["a red bus", "x " * 19])
+    assert torch.allclose(found.states[:1], expected, atol=1e-6)
+    assert found.truncated == [False, True]
 
 
 def test_odd_prompts(text):
@@ -48,6 +64,7 @@ def test_logits(text):
     positive_part = phi(prompt) @ phi(text(POSITIVE)).T
     negative_part = phi(negative) @ phi(text(NEGATIVE)).T
     assert torch.allclose(gate.logits(prompt), positive_part / 0.5)
+    assert torch.allclose(PromptGate(text(POSITIVE), text(NEGATIVE), top=2).logits(prompt), positive_part)
     expected = torch.stack([positive_part[0] + negative_part[0], positive_part[1]]) / 0.5  # an empty one adds nothing
     assert torch.allclose(gate.logits(prompt, negative), expected)
 

@@ -112,6 +112,7 @@ def test_tiles_of_a_local_decoder_are_put_together_exactly(shape):
         return F.interpolate(x, scale_factor=8.0, mode="nearest")
 
     assert close(tiled(enlarge, z, 8, size=16, overlap=4), enlarge(z)) < 1e-6
+    assert tiled(enlarge, z.half(), 8, size=16, overlap=4).dtype == torch.float16
 
 
 def test_tiles_that_disagree_fade_into_each_other():

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from emoe.commands import scored
 from emoe.commands.options import texts_of
-from emoe.commands.scored import kept_scores
 from emoe.gallery import RECORDS, intact, save
 from emoe.generations import Recipe
 from emoe.pipeline import DRAWN, EMoE
@@ -95,7 +95,7 @@ def by_seed(model: EMoE, rows: list[Record], reading: Reading, batch_size: int |
     """The list once for every seed of the reading: (seeds, prompts) records."""
     seeds = range(reading.seed, reading.seed + reading.seeds)
     one_by_one = [replace(reading, seed=seed, seeds=1) for seed in seeds]
-    return [kept_scores(model, rows, one, batch_size, folder / f"{one.seed}.jsonl") for one in one_by_one]
+    return [scored.kept_scores(model, rows, one, batch_size, folder / f"{one.seed}.jsonl") for one in one_by_one]
 
 
 def _stage(

@@ -137,15 +137,14 @@ def _found(
     ways: list[Way],
 ) -> Studied:
     """Stage by stage."""
-    from emoe.commands import stages
-    from emoe.commands.scored import kept_scores
+    from emoe.commands import scored, stages
     from emoe.study import alignment
     from emoe.study.ablations import RUNS
     from emoe.study.cost import cost
     from emoe.study.paper import Studied
 
     batch = options.batch_size
-    parts = [kept_scores(model, rows, reading, batch, folder / "scores.jsonl")]
+    parts = [scored.kept_scores(model, rows, reading, batch, folder / "scores.jsonl")]
     settings = asdict(reading) | {"mixture": model.mixture}
     found: dict[str, Any] = {}
     if clip:
@@ -167,7 +166,7 @@ def _found(
         found["ways"] = {"as studied": records}
         for way in ways:
             path = folder / "ablations" / f"{way.name.replace(' ', '-')}.jsonl"
-            found["ways"][way.name] = kept_scores(way.model, rows, way.reading, batch, path)
+            found["ways"][way.name] = scored.kept_scores(way.model, rows, way.reading, batch, path)
         for name in (name for name in RUNS if name in options.ablate):
             seen = replace(recipe, read_out=reading.read_out)
             found["ways"] |= stages.along(model, rows, seen, name, batch, folder / "ablations" / f"{name}.jsonl")
