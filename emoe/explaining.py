@@ -34,7 +34,12 @@ class Change:
     @property
     def clear(self) -> bool:
         """Whether it stands out of the noise, as one in twenty words without effect would."""
-        return abs(self.raises) > ERRORS[min(self.seeds, len(ERRORS) + 1) - 2] * self.error
+        return abs(self.raises) > self.margin
+
+    @property
+    def margin(self) -> float:
+        """How far the noise alone may move it, nineteen times in twenty."""
+        return ERRORS[min(self.seeds, len(ERRORS) + 1) - 2] * self.error
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
             scored = model.stream(prompts[language], reading=reading, batch_size=SCENES)
             found = [record for scores in scored for record in scores.records()]
             middle = median(record["uncertainty"] for record in found)
-            captions = "as many" if coverage == 1 else f"{coverage:g} of English" if coverage else "none"
+            captions = "most" if coverage == 1 else f"{coverage:g} of English" if coverage else "none"
             show(f"{language:<10} {captions:>20}  {middle:>18.3g}  {prompts[language][0]}")
             drawn = model.stream_images(prompts[language][:DRAWN], recipe=recipe, batch_size=DRAWN)
             columns[f"{language} {middle:.2g}"] = [image for generation in drawn for image in generation.images]

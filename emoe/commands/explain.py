@@ -68,10 +68,11 @@ def _head(found: Explanation, seeds: int) -> list[str]:
 def _words(found: Explanation) -> list[str]:
     if not found.changes:
         return ["there is one word; nothing can be left out"]
-    lines = ["raises it by       +/-  words"]
+    lines = ["they add  +/- 95 %   without  words left out"]
     for change in sorted(found.changes, key=lambda change: -change.raises):
         remark = "" if change.clear else "  (within the noise)"
-        lines.append(f"{change.raises:>+12.4g}  {change.error:>8.2g}  {change.words}{remark}")
+        without = found.uncertainty - change.raises
+        lines.append(f"{change.raises:>+8.3g}  {change.margin:>8.2g}  {without:>8.3g}  {change.words}{remark}")
     return lines
 
 
