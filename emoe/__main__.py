@@ -74,9 +74,9 @@ def _stopped_by_signals(heard: list[int]) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         if number != alarm:
             heard.append(number)
-        if alarm:  # Python loses what is raised in a __del__, so it is raised until somebody deals with it
+        if alarm:  # what is raised here can be lost, so it is raised until somebody deals with it
             signal.setitimer(signal.ITIMER_REAL, AGAIN)
-            if _importing(frame) or isinstance(sys.exc_info()[1], Stopped):  # libraries lose it too, or crash
+            if _deaf(frame) or isinstance(sys.exc_info()[1], Stopped):
                 return
         raise Stopped
 
@@ -94,8 +94,9 @@ def _stopped_by_signals(heard: list[int]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _importing(frame: FrameType | None) -> bool:
-    while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+def _deaf(frame: FrameType | None) -> bool:
+    """Where nothing should be raised: libraries lose it while they are imported, or crash, and Python in a __del__."""
+    while frame and frame.f_code.co_name != "__del__" and "<frozen importlib" not in frame.f_code.co_filename:
         frame = frame.f_back
     return frame is not None
 

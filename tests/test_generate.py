@@ -79,7 +79,7 @@ def drawn_by_diffusers(unet, text, prompt: str, negative: str = "", scheduler: s
         pytest.param("mixture", "ddpm", 7.5, marks=pytest.mark.slow),
         pytest.param("mixture", "dpm++", 7.5, marks=pytest.mark.slow),
         ("mixture", "ddim", 1.0),
-        ("emoe", "ddpm", 7.5),
+        pytest.param("emoe", "ddpm", 7.5, marks=pytest.mark.slow),
     ],
 )
 def test_identical_experts_draw_what_diffusers_draws(base, text, mode, scheduler, guidance):
@@ -217,7 +217,7 @@ def test_the_paths_of_the_first_step_have_the_uncertainty_of_the_score(drawer):
     assert torch.allclose(measure(first.m_pre[None]).eu, drawer.score(PROMPTS, read_out="pre", **FEW).eu, rtol=1e-4)
 
 
-@pytest.mark.parametrize("gated", [False, True], ids=["prompt", "hidden"])
+@pytest.mark.parametrize("gated", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["prompt", "hidden"])
 @pytest.mark.parametrize("scheduler", EVERY_SCHEDULER)
 def test_each_path_is_a_separate_run(base, experts, text, scheduler, gated):
     """The first step in a network whose split layer knows one expert alone, the others in the mixture."""
@@ -235,7 +235,7 @@ def test_each_path_is_a_separate_run(base, experts, text, scheduler, gated):
         assert close(found[i], last.latents[0]) < 1e-4
 
 
-@pytest.mark.parametrize("gated", [False, True], ids=["prompt", "hidden"])
+@pytest.mark.parametrize("gated", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["prompt", "hidden"])
 @pytest.mark.parametrize("mode", ["emoe", "mixture"])
 def test_batch_mates_do_not_matter(base, experts, text, mode, gated):
     gate = HiddenGate(4, 2) if gated else PromptGate(text(POSITIVE), text(NEGATIVE), top=2)
@@ -245,6 +245,7 @@ def test_batch_mates_do_not_matter(base, experts, text, mode, gated):
         assert close(together[:, i], latents(model, [prompt], mode=mode, scheduler="ddpm")[:, 0]) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_split_may_lie_elsewhere(base, experts, text):
     gate = UniformGate(4)
     found = [latents(model_of(base, experts, text, gate, split), ["a"]) for split in ("attn1", "attn2", "ff")]

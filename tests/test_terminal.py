@@ -99,7 +99,7 @@ def test_a_reader_that_leaves(weights):
     assert found.wait(60) == 0
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_where_python_loses_it(run, weights, monkeypatch):
     """What is raised in a __del__ goes no further; so it is raised again."""
 

@@ -138,6 +138,7 @@ def test_one_tile_is_the_whole(shape):
     assert close(tiled(vae._decode, z, 8, size=16, overlap=4), vae._decode(z)) < 1e-6
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_no_seams():
     """No step between neighbouring pixels of the tiled image is larger than those of the image in one piece."""
