@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
                 if sys.stdout:  # closed by the shell (>&-), it is None
                     sys.stdout.flush()  # --help has been shown, and leaves
             if getattr(options, "weights", None) in SHIPPED and "OMP_NUM_THREADS" not in os.environ:
-                os.environ["OMP_NUM_THREADS"] = "1"  # small networks gain nothing from more
+                os.environ["OMP_NUM_THREADS"] = "1"  # more gain little there, and wait for one another
             return options.run(options)
     except EmoeError as error:
         return _fail(str(error), 2)

@@ -184,6 +184,8 @@ def _check_prompts(listed: pyarrow.dataset.Dataset, out: str, negative: str) -> 
     records: dict[Any, Record] = {}
     for part in _parts(out, told):
         records |= {record["id"]: record for record in part.head(LOOKED_AT).to_pylist()}
+    if not records:  # a new folder: the list need not be read for it
+        return
     ids = pyarrow.array(list(records), told.field("id").type)
     names = [name for name in COLUMNS if name in listed.schema.names]
     for row in listed.to_table(columns=names, filter=pyarrow.dataset.field("id").isin(ids)).to_pylist():

@@ -49,8 +49,7 @@ def pipeline(unet, text, scheduler):
     """diffusers' own, with the same networks."""
     diffusers = pytest.importorskip("diffusers")
     vae = random_vae()
-    their_unet, their_vae = unet_twin(unet.config), vae_twin(vae.config)
-    their_unet.load_state_dict(unet.state_dict())
+    their_unet, their_vae = unet_twin(unet), vae_twin(vae.config)
     their_vae.load_state_dict(vae.state_dict())
     return diffusers.StableDiffusionPipeline(
         vae=their_vae, text_encoder=text.model, tokenizer=text.tokenizer, unet=their_unet, scheduler=scheduler,

@@ -85,11 +85,7 @@ def route(text, prompt: str, negative: str, top: int) -> numpy.ndarray:
 @torch.inference_mode()
 def test_uncertainty(base, experts, text, read_out, negative, top):
     config = base.config
-    theirs = []
-    for unet in (base, *experts):
-        twin = unet_twin(config)
-        twin.load_state_dict(unet.state_dict())
-        theirs.append(twin)
+    theirs = [unet_twin(unet) for unet in (base, *experts)]
 
     model = EMoE(mixture_of(base, experts), text, PromptGate(text(POSITIVE), text(NEGATIVE), top=top))
     found = model.score(PROMPTS, negative, seed=5, seeds=2, read_out=read_out, batch_size=4)

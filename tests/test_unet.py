@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import TINY, close, sample, table
+from conftest import TINY, close, random_unet, sample, table
 from twins import unet_twin
 
 from emoe.unet import UNet, UNetConfig
@@ -25,9 +25,8 @@ def test_names_and_shapes_are_those_published():
 @torch.inference_mode()
 def test_equals_diffusers(config):
     torch.manual_seed(0)
-    theirs = unet_twin(config)
-    ours = UNet(config).eval()
-    ours.load_state_dict(theirs.state_dict(), strict=True)
+    ours = random_unet(3, config)
+    theirs = unet_twin(ours)
 
     seen = {}
     theirs.mid_block.register_forward_hook(lambda _, args, out: seen.update(m_pre=args[0], m_post=out))

@@ -8,27 +8,22 @@ from typing import Any
 
 import pytest
 import torch
+from peers import dense_peer
 from torch import nn
 
 from emoe.schedule import timesteps
-from emoe.unet import UNetConfig
+from emoe.unet import UNet
 from emoe.vae import VAEConfig
 
 
-def unet_twin(config: UNetConfig) -> nn.Module:
-    """diffusers' UNet of the same size, with random weights."""
-    diffusers = pytest.importorskip("diffusers")
-    return diffusers.UNet2DConditionModel(
-        sample_size=config.sample_size,
-        block_out_channels=config.channels,
-        cross_attention_dim=config.text_dim,
-        attention_head_dim=config.heads,
-        norm_num_groups=config.groups,
-    ).eval()
+def unet_twin(unet: UNet) -> nn.Module:
+    """diffusers' UNet with the tensors of ours: every one has its name and shape there."""
+    pytest.importorskip("diffusers")
+    return dense_peer(unet)
 
 
 def vae_twin(config: VAEConfig) -> nn.Module:
-    """The same of a VAE."""
+    """diffusers' VAE of the same size, with random weights."""
     diffusers = pytest.importorskip("diffusers")
     return diffusers.AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * len(config.channels),
