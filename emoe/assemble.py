@@ -17,8 +17,9 @@ from emoe.checkpoint.detect import SEGMOE
 from emoe.checkpoint.hashes import check_hash, check_hashes
 from emoe.checkpoint.layout import Folder
 from emoe.checkpoint.load_text import load_text
-from emoe.checkpoint.load_unet import build, load_mixture, load_unet
+from emoe.checkpoint.load_unet import brought, build, load_mixture, load_unet
 from emoe.checkpoint.load_vae import load_vae, pixels_told
+from emoe.checkpoint.lora import open_lora, with_loras
 from emoe.checkpoint.open import examine, open_checkpoint, open_folder, part_config, reach
 from emoe.checkpoint.parts import Checkpoint
 from emoe.checkpoint.settings import positive
@@ -53,9 +54,9 @@ class Assembled(NamedTuple):
 
 def assemble(weights: Weights, device: torch.device, dtype: torch.dtype) -> Assembled:
     """Everything that can be found wrong from headers is found before gigabytes are read."""
-    for key, source in _sources(weights):
+    for key, source, kind in _sources(weights):
         with about(f"{weights.path}: {key}"):
-            reach(source, weights.folder, weights.revision)
+            reach(source, weights.folder, weights.revision, kind)
 
     base = _open(weights, "segmoe" if weights.segmoe else "base", "unet", "text_encoder")
     experts = [] if weights.segmoe else _experts(weights, base)
@@ -78,13 +79,15 @@ def assemble(weights: Weights, device: torch.device, dtype: torch.dtype) -> Asse
     return Assembled(unet, text, gate, split, weights.experts, base.prediction, load_vae, pixels)
 
 
-def _sources(weights: Weights) -> Iterator[tuple[str, str]]:
-    """Every source that weights.toml names, with its key."""
+def _sources(weights: Weights) -> Iterator[tuple[str, str, str]]:
+    """Every source that weights.toml names, with its key and what it has to be."""
     for key in ("base", "segmoe", "text_encoder", "vae", "tokenizer"):
         if source := getattr(weights, key):
-            yield key, source
+            yield key, source, "checkpoint"
     for label, expert in zip(weights.labels, weights.experts, strict=True):
-        yield label, expert.source
+        yield label, expert.source, "checkpoint"
+        for lora in expert.loras:
+            yield f"{label}: loras", lora.source, "LoRA"
 
 
 def _open(weights: Weights, key: str, *parts: str, source: str | None = None) -> Checkpoint:
@@ -119,8 +122,21 @@ def _experts(weights: Weights, base: Checkpoint) -> list[Checkpoint]:
         if expert.sha256:
             with about(f"{weights.path}: {label}: sha256"):
                 check_hash(checkpoint, expert.sha256)
-        experts.append(checkpoint)
+        experts.append(_changed(weights, label, expert, checkpoint, base))
     return experts
+
+
+def _changed(weights: Weights, label: str, expert: Expert, checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
+    """An expert's checkpoint with its LoRAs; itself if it has none."""
+    if not expert.loras:
+        return checkpoint
+    mixed, loras = brought(build(base.parts["unet"]), weights.layers), []
+    with about(f"{weights.path}: {label}: loras"):
+        for lora in expert.loras:
+            found = open_lora(lora.source, weights.folder, weights.revision)
+            found.parts["lora"].check(mixed)
+            loras.append((_verified(weights, lora.source, found), lora.scale))
+    return with_loras(checkpoint, loras)
 
 
 def _files(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -26,12 +26,21 @@ EXAMPLE = 'see weights.toml in the project, or write base = "owner/name" and two
 
 
 @dataclass(frozen=True)
+class LoraSource:
+    """A LoRA, and how much of it an expert takes."""
+
+    source: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
 class Expert:
     source: str
     positive: str | None = None  # descriptors: what a prompt for this expert asks for,
     negative: str | None = None  # and what its negative prompt does
     name: str | None = None
     sha256: str | None = None  # of the file that holds its UNet
+    loras: tuple[LoraSource, ...] = ()  # that change its mixed layers
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,7 @@ class Weights:
 
 TOP_KEYS = {f.name for f in fields(Weights)} - {"path", "experts"} | {"expert"}
 EXPERT_KEYS = {f.name for f in fields(Expert)}
+LORA_KEYS = {f.name for f in fields(LoraSource)}
 
 
 def read_weights(path: str | Path) -> Weights:
@@ -115,7 +125,7 @@ def parse_weights(table: Mapping[str, Any], path: Path) -> Weights:
         top=reader.whole("top") or (2 if gate in ("prompt", "hidden") and not segmoe else None),
         gate=gate,
         split=reader.one_of("split", SPLITS["all"]),
-        temperature=reader.number("temperature", 1.0),
+        temperature=reader.number("temperature", 1.0, "1e-6", "1e6"),
         sha256=reader.hashes("sha256"),
     )
     _check_parts(weights, reader)
@@ -132,12 +142,21 @@ def _expert(path: Path, number: int, table: Mapping[str, Any]) -> Expert:
         negative=reader.text("negative", may_be_empty=True),
         name=reader.text("name"),
         sha256=reader.text("sha256"),
+        loras=tuple(_lora(path, number, lora) for lora in reader.tables("loras", '{ source = "...", scale = 1.0 }')),
     )
     if not expert.source:
         raise reader.wrong("source", "is missing; name a file, a folder, a Hub repository or a Civitai version")
     if expert.sha256 and not HASH.fullmatch(expert.sha256):
         raise reader.wrong("sha256", NO_HASH)
     return expert
+
+
+def _lora(path: Path, number: int, table: Mapping[str, Any]) -> LoraSource:
+    reader = _Reader(path, table, f"expert {number}: loras: ", LORA_KEYS)
+    source = reader.text("source")
+    if not source:
+        raise reader.wrong("source", "is missing; name a file, a Hub repository or a Civitai version")
+    return LoraSource(source, reader.number("scale", 1.0, "-100", "100"))
 
 
 def _check_parts(weights: Weights, reader: _Reader) -> None:
@@ -248,8 +267,15 @@ class _Reader:
                 raise self.wrong(key, f"of {shown(name)} is {shown(found)}; it {NO_HASH}")
         return {name: found.lower() for name, found in value.items()}
 
-    def number(self, key: str, default: float) -> float:
+    def tables(self, key: str, example: str) -> list[Mapping[str, Any]]:
+        value = self.table.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+            raise self.wrong(key, f"is {shown(value)}; it must be a list of tables, [{example}]")
+        return value
+
+    def number(self, key: str, default: float, least: str, most: str) -> float:
+        """least, most: as messages show them."""
         value = self.table.get(key, default)
-        if type(value) not in (int, float) or not 1e-6 <= value <= 1e6:
-            raise self.wrong(key, f"is {shown(value)}; it must be a number between 1e-6 and 1e6")
+        if type(value) not in (int, float) or not float(least) <= value <= float(most):
+            raise self.wrong(key, f"is {shown(value)}; it must be a number between {least} and {most}")
         return float(value)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ from emoe.assemble import STOCK, needs_stock
 from emoe.checkpoint import civitai, hub, source
 from emoe.checkpoint.hashes import check_hash, check_hashes, hashes
 from emoe.checkpoint.hub import HubFolder
+from emoe.checkpoint.lora import open_lora
 from emoe.checkpoint.open import examine, open_checkpoint
-from emoe.config import Weights
+from emoe.checkpoint.parts import Checkpoint
+from emoe.config import Expert, LoraSource, Weights
 from emoe.errors import EmoeError, about
 
 WHOLE = ("base", "segmoe")  # sources of more than one part
@@ -34,39 +38,41 @@ def lock(weights: Weights, path: Path) -> Weights:
 
     found: dict[str, str] = {}
 
-    def read(key: str, text: str, *parts: str, sha256: str | None = None) -> str:
+    def read(key: str, text: str, open_it: Callable[..., Checkpoint], sha256: str | None = None, **kind: str) -> str:
         """The source string for good; its files' hashes are found, and are those that weights.toml names, if any."""
-        opened = open_checkpoint if "unet" in parts else examine
         with about(f"{weights.path}: {key}"):
+            for_good = _fixed(text, weights, path, **kind)
+            opened = open_it(for_good, base=path.parent)
             if weights.sha256 is not None:
-                now = examine(text, parts=parts, base=weights.folder, revision=weights.revision)
-                check_hashes(text, now, weights.sha256)
-            text = _fixed(text, weights, path)
-            checkpoint = opened(text, parts=parts, base=path.parent)
+                check_hashes(text, opened, weights.sha256)
             if sha256:
-                check_hash(checkpoint, sha256)
-            found.update(hashes(text, checkpoint))
-        return text
+                check_hash(opened, sha256)
+            found.update(hashes(for_good, opened))
+        return for_good
 
+    def locked(label: str, expert: Expert) -> Expert:
+        open_unet = partial(open_checkpoint, parts=("unet",))
+        loras = [replace(x, source=read(f"{label}: loras", x.source, open_lora, kind="LoRA")) for x in expert.loras]
+        return replace(expert, source=read(label, expert.source, open_unet, expert.sha256), loras=tuple(loras))
+
+    own = tuple(part for part in PART if part not in fixed)
     for key, text in fixed.items():
-        fixed[key] = read(key, text, *(("unet", *(p for p in PART if p not in fixed)) if key == whole else (key,)))
+        opens, parts = (open_checkpoint, ("unet", *own)) if key == whole else (examine, (key,))
+        fixed[key] = read(key, text, partial(opens, parts=parts))
     if weights.tokenizer:  # small files, which a Hub commit holds; of folders here they are not hashed
         with about(f"{weights.path}: tokenizer"):
             fixed["tokenizer"] = _fixed(weights.tokenizer, weights, path)
-    experts = tuple(
-        replace(expert, source=read(label, expert.source, "unet", sha256=expert.sha256))
-        for label, expert in zip(weights.labels, weights.experts, strict=True)
-    )
+    experts = tuple(map(locked, weights.labels, weights.experts))
     return replace(weights, path=path, experts=experts, revision=None, sha256=found, **fixed)
 
 
-def _fixed(text: str, weights: Weights, path: Path) -> str:
+def _fixed(text: str, weights: Weights, path: Path, kind: str = "checkpoint") -> str:
     """A source string that means the same tomorrow."""
     found = source.parse(text, weights.folder, weights.revision)
     if isinstance(found, source.Local):
         return os.path.relpath(_real(found.path), path.parent.resolve())
     if isinstance(found, source.Civitai):
-        _, file = civitai.look_up(found)
+        _, file = civitai.look_up(found, kind)
         return f"https://{source.CIVITAI_HOSTS[0]}/api/download/models/{file.version}?fileId={file.id}"
     folder = hub.repository(found.repo, found.revision)
     if not isinstance(folder, HubFolder):  # left by another program, and the network is out of reach
@@ -86,14 +92,21 @@ def to_toml(weights: Weights) -> str:
     top |= {} if weights.segmoe else {"layers": weights.layers}
     tables = [_table(top | {"temperature": weights.temperature})]
     for expert in weights.experts:
-        tables.append("[[expert]]\n" + _table({key: value for key, value in vars(expert).items() if value is not None}))
+        told = {key: value for key, value in vars(expert).items() if value not in (None, ())}
+        tables.append("[[expert]]\n" + _table(told))
     if weights.sha256 is not None:
         tables.append("[sha256]\n" + _table({_text(name): value for name, value in weights.sha256.items()}))
     return "\n".join(tables)
 
 
 def _table(values: dict[str, Any]) -> str:
-    return "".join(f"{key} = {_text(value) if isinstance(value, str) else value}\n" for key, value in values.items())
+    return "".join(f"{key} = {_value(value)}\n" for key, value in values.items())
+
+
+def _value(value: str | float | tuple[LoraSource, ...]) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(f'{{ source = {_text(lora.source)}, scale = {lora.scale} }}' for lora in value)}]"
+    return _text(value) if isinstance(value, str) else str(value)
 
 
 def _text(value: str) -> str:

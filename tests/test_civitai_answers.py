@@ -20,8 +20,8 @@ REFUSED = {
     "lora": ({"model": {"name": "x", "type": "LORA"}}, "is of type LORA"),
     "sdxl": ({"baseModel": "SDXL 1.0"}, "is made from SDXL 1.0"),
     "inpainting": ({"baseModelType": "Inpainting"}, "of the kind Inpainting"),
-    "gguf": ({"file": {"metadata": {"format": "GGUF"}}}, "has no checkpoint file"),
-    "no-files": ({"files": []}, "has no checkpoint file"),
+    "gguf": ({"file": {"metadata": {"format": "GGUF"}}}, "has no weights file"),
+    "no-files": ({"files": []}, "has no weights file"),
     "odd-hash": ({"file": {"hashes": {"SHA256": "../../x"}}}, "is none"),
 }
 

@@ -74,6 +74,17 @@ MISTAKES = {
     "temperature nan": ("temperature = nan\n" + GOOD, "temperature is nan"),
     "sha256": (GOOD + 'sha256 = "abc"', "expert 2: sha256 must be 64 hexadecimal digits"),
     "names": (GOOD.replace("[[expert]]", '[[expert]]\nname = "x"'), "has the name 'x' 2 times"),
+    "loras that are text": (GOOD + 'loras = "x"', "expert 2: loras is 'x'; it must be a list of tables, [{ source"),
+    "loras of text": (GOOD + 'loras = ["x"]', "expert 2: loras is ['x']; it must be a list of tables"),
+    "a lora of nothing": (GOOD + "loras = [{ scale = 1 }]", "expert 2: loras: source is missing"),
+    "a lora's scale": (
+        GOOD + 'loras = [{ source = "x", scale = 101 }]',
+        "scale is 101; it must be a number between -100",
+    ),
+    "a lora's key": (
+        GOOD + 'loras = [{ source = "x", weight = 1 }]',
+        "weight is no key; the keys here are scale, source",
+    ),
     "same descriptors": (
         "top = 1\n" + GOOD.replace("anime", "photo").replace('""', '"drawing"'),
         "expert 1 and expert 2 have the same positive and negative, so that the gate cannot choose 1 of 2",

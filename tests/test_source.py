@@ -63,7 +63,7 @@ def test_paths_are_relative_to_the_folder_and_win(tmp_path, monkeypatch):
     "text",
     [
         *("missing.safetensors", "models/missing.safetensors", "./x/y", "/x/y", "name", "a b/c"),
-        *("civitai:abc", "civitai:", "urn:air:sdxl:checkpoint:civitai:1@2", "urn:air:sd1:lora:civitai:1@2"),
+        *("civitai:abc", "civitai:", "urn:air:sdxl:checkpoint:civitai:1@2", "urn:air:sd1:embedding:civitai:1@2"),
         *("https://example.org/model.safetensors", "https://civitai.com/user/x", "ftp://x/y", "; rm -rf x"),
     ],
 )

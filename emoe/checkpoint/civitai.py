@@ -25,6 +25,7 @@ from emoe.errors import EmoeError
 
 log = logging.getLogger("emoe")
 
+TYPES = {"checkpoint": ("Checkpoint",), "LoRA": ("LORA", "LoCon")}  # what Civitai calls them
 BASE_MODELS = ("SD 1.4", "SD 1.5")
 DISTILLED = ("SD 1.5 LCM", "SD 1.5 Hyper")
 HOSTS = ["https://civitai.com", "https://civitai.red"]
@@ -52,9 +53,9 @@ class CivitaiFile:
     sha256: str | None  # None while Civitai's scan is pending
 
 
-def fetch(source: Civitai) -> Path:
-    """The version's file on this disk, downloaded on first use."""
-    host, file = look_up(source)
+def fetch(source: Civitai, kind: str = "checkpoint") -> Path:
+    """The version's file on this disk, downloaded on first use. kind: "checkpoint" or "LoRA"."""
+    host, file = look_up(source, kind)
     folder = cache_folder() / "civitai" / str(file.version)
     stem = file.sha256 or f"unverified-{file.id}"
     return download(
@@ -68,8 +69,8 @@ def fetch(source: Civitai) -> Path:
 
 
 @cache
-def look_up(source: Civitai) -> tuple[str, CivitaiFile]:
-    """The host that has the version, and its file; EmoeError if it is of a kind that does not mix.
+def look_up(source: Civitai, kind: str = "checkpoint") -> tuple[str, CivitaiFile]:
+    """The host that has the version, and its file; EmoeError if it is not of this kind, or does not mix.
 
     Where Civitai is out of reach, what it said last time, if the file is here. Asked once a process.
     """
@@ -83,7 +84,7 @@ def look_up(source: Civitai) -> tuple[str, CivitaiFile]:
         log.warning("no network: Civitai's %s as it was when last seen", source)
     try:
         host, version = told["host"], told["version"]
-        _check(version)
+        _check(version, kind)
         file = _choose(version, source.wanted)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise EmoeError(f"Civitai's answer about {source} is not understood ({error!r}); try again later") from error
@@ -140,30 +141,31 @@ def _token() -> str | None:
     return token or None
 
 
-def _check(version: dict[str, Any]) -> None:
+def _check(version: dict[str, Any], wanted: str) -> None:
     """Refuse what cannot be mixed before gigabytes are spent on it."""
     model = version.get("model") or {}
     name = f"Civitai version {version.get('id')} ({model.get('name', 'unnamed')})"
     kind, base, base_type = model.get("type"), version.get("baseModel"), version.get("baseModelType")
-    if kind != "Checkpoint":
-        raise EmoeError(f"{name} is of type {kind}, not a checkpoint; choose a checkpoint")
+    if kind not in TYPES[wanted]:
+        remedy = {"checkpoint": "name it under an expert's loras"} if kind in TYPES["LoRA"] else {}
+        raise EmoeError(f"{name} is of type {kind}, not a {wanted}; {remedy.get(wanted, f'choose a {wanted}')}")
     if base in DISTILLED:
         log.warning("%s is made for few steps (%s); its uncertainty does not compare with ordinary ones", name, base)
     elif base not in BASE_MODELS:
-        raise EmoeError(f"{name} is made from {base}; only {' and '.join(BASE_MODELS)} checkpoints mix")
+        raise EmoeError(f"{name} is made from {base}; only {' and '.join(BASE_MODELS)} mix")
     if base_type not in (None, "Standard"):
         raise EmoeError(f"{name} is of the kind {base_type}; choose the model's ordinary version")
 
 
 def _choose(version: dict[str, Any], wanted: tuple[tuple[str, str], ...]) -> CivitaiFile:
-    """The version's safetensors checkpoint, pruned and fp16 before full and fp32, unless a link asked otherwise."""
+    """The version's safetensors file, pruned and fp16 before full and fp32, unless a link asked otherwise."""
     files = [f for f in version.get("files") or [] if f.get("type") in ("Model", "Pruned Model")]
     files = [f for f in files if (f.get("metadata") or {}).get("format") in FORMATS]
     fitting = [f for f in files if all(_property(f, key) in (None, value) for key, value in wanted)]
     if not fitting:
         asked = " with " + ", ".join(f"{k}={v}" for k, v in wanted) if wanted else ""
         offers = "; ".join(_describe(f) for f in files) or "none"
-        raise EmoeError(f"Civitai version {version.get('id')} has no checkpoint file{asked}; it offers: {offers}")
+        raise EmoeError(f"Civitai version {version.get('id')} has no weights file{asked}; it offers: {offers}")
 
     def preference(file: dict[str, Any]) -> tuple[bool, ...]:
         meta = file["metadata"]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from emoe.checkpoint import names
-from emoe.checkpoint.detect import LORA, Keys
+from emoe.checkpoint.detect import LORA_NAME, Keys
 from emoe.checkpoint.file import Entry
 from emoe.errors import EmoeError
 from emoe.vae.config import LEVELS
@@ -29,7 +29,7 @@ JUNK = {
         "CLIP projection": r"(.+\.)?(logit_scale|text_projection(\.weight)?)$",
         "training state": r"(embedding_manager|loss|optimizer\w*|callbacks|global_step|epoch)\b",
         "markers": r"(v_pred|ztsnr|edm_\w+)$",
-        LORA_REMNANTS: rf".*({LORA.pattern})|lora_",
+        LORA_REMNANTS: rf".*({LORA_NAME.pattern})|lora_",
         "ControlNet": r"control_model\.",
         "safety checker": r"safety_checker\.",
     }.items()

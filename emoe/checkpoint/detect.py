@@ -16,13 +16,14 @@ import torch
 from emoe.checkpoint.file import Entry
 from emoe.checkpoint.names import UNET_ROOTS, VAE_ROOTS, text_from_any
 
-LORA = re.compile(
+LORA_NAME = re.compile(
     r"lora_(unet|te)\d?_|lycoris_|\.lora_(up|down|A|B)\.|[._]lora\.(up|down)\.|\.hada_[wt]\d|\.lokr_[wt]\d|\.oft_blocks"
 )
 UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "unet.", "")
 
 
 SEGMOE = "a SegMoE mixture"
+LORA = "a LoRA"
 
 
 class Kind(NamedTuple):
@@ -105,9 +106,9 @@ CHECKPOINT = "use an SD1.x text-to-image checkpoint"
 # In the order of asking: a file is the first kind whose question it answers with yes.
 KINDS: tuple[tuple[str, Callable[[Keys], bool], str | None], ...] = (
     (
-        "a LoRA",
-        lambda k: not k.text_widths and any(LORA.search(name) for name in k.entries),
-        "merge it into a checkpoint and use the merged file",
+        LORA,
+        lambda k: not k.text_widths and any(LORA_NAME.search(name) for name in k.entries),
+        "name it under an expert's loras",
     ),
     (
         "a ControlNet",

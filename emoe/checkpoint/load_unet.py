@@ -91,6 +91,18 @@ def check(part: Part, unet: UNet, whose: str = "SD1.5's") -> None:
                 raise EmoeError(f"{part.where}: its UNet has {theirs} {name}, {whose} has {ours}; they do not mix")
 
 
+def brought(unet: UNet, layers: str) -> dict[str, tuple[int, ...]]:
+    """The layers with weights that an expert brings to a mixture in this dense UNet, and the shapes of those."""
+    with torch.device("meta"):
+        mixed = mix(UNet(unet.config), 1, layers)
+    originals = {origin(name): shape for name, shape in shapes_of(mixed).items()}
+    return {
+        name.removesuffix(".weight"): shape
+        for (expert, name), shape in originals.items()
+        if expert is not None and name.endswith(".weight")
+    }
+
+
 def shapes_of(unet: UNet) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in unet.state_dict().items()}
 

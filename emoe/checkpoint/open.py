@@ -48,14 +48,16 @@ def examine(text: str, *, parts: Sequence[str] = PARTS, base: Path = Path(), rev
     return found
 
 
-def locate(text: str, base: Path = Path(), revision: str | None = None) -> tuple[Folder, dict[str, str]]:
+def locate(
+    text: str, base: Path = Path(), revision: str | None = None, kind: str = "checkpoint"
+) -> tuple[Folder, dict[str, str]]:
     """A source string -> a folder, and the files in it that make one checkpoint; {} for a folder with `unet/` etc.
 
-    Names by what the source string leaves to say: "" where it names the file itself.
+    Names by what the source string leaves to say: "" where it names the file itself.  kind: "checkpoint" or "LoRA".
     """
     found = source.parse(text, base, revision)
     if isinstance(found, source.Civitai):
-        path = civitai.fetch(found)
+        path = civitai.fetch(found, kind)
         return Folder(path.parent), {"": path.name}
     if isinstance(found, source.Local) and not found.path.is_dir():
         return Folder(found.path.parent), {"": found.path.name}
@@ -92,11 +94,11 @@ def open_folder(text: str, base: Path = Path(), revision: str | None = None) -> 
     raise EmoeError(f"{source.plain(text)} is not a folder, here or on the Hub; name one")
 
 
-def reach(text: str, base: Path = Path(), revision: str | None = None) -> None:
+def reach(text: str, base: Path = Path(), revision: str | None = None, kind: str = "checkpoint") -> None:
     """EmoeError if a source cannot be had or is known to be of the wrong kind; nothing large is downloaded."""
     found = source.parse(text, base, revision)
     if isinstance(found, source.Civitai):
-        civitai.look_up(found)
+        civitai.look_up(found, kind)
     if isinstance(found, source.Hub):
         hub.repository(found.repo, found.revision)
 

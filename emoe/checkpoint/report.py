@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from emoe.checkpoint.architecture import tells_all
 from emoe.checkpoint.contents import PARTS
-from emoe.checkpoint.detect import SEGMOE
+from emoe.checkpoint.detect import LORA, SEGMOE
 from emoe.checkpoint.hashes import file_sha256
-from emoe.checkpoint.load_unet import build, load_unet
+from emoe.checkpoint.load_unet import brought, build, load_unet
+from emoe.checkpoint.lora import open_lora
 from emoe.checkpoint.open import examine
 from emoe.checkpoint.parts import Checkpoint, Part
 from emoe.checkpoint.source import plain
 from emoe.device import enough_memory
 from emoe.errors import EmoeError
 from emoe.moe import layers_of, mixtures
+from emoe.unet import UNet
 
 
 def report(source: str) -> dict[str, Any]:
@@ -28,8 +32,11 @@ def report(source: str) -> dict[str, Any]:
     except EmoeError as error:
         return {"source": plain(source), "kind": None, "refused": str(error)}
     parts = {name: _part(part) if (part := found.parts.get(name)) else None for name in PARTS}
+    lora = _lora(source) if found.kind.name == LORA else None
     refused = found.kind.remedy and f"{found.source} is {found.kind.name}: {found.kind.remedy}"
-    if not refused:
+    if lora:
+        refused = lora["problem"]
+    elif not refused:
         part = found.parts["unet"]
         if not tells_all(part.shapes, part.config):
             part.config = {"attention_head_dim": 1, "norm_num_groups": 1}  # which go with all widths
@@ -45,7 +52,8 @@ def report(source: str) -> dict[str, Any]:
         "prediction": found.prediction if "unet" in found.parts else None,
         "parts": parts,
         "mixture": _mixture(found) if found.kind.name == SEGMOE and not refused else None,
-        "left_out": dict(found.dropped),
+        "lora": lora,
+        "left_out": {} if lora else dict(found.dropped),
         "unknown": found.unknown,
         "files": [
             {
@@ -63,6 +71,26 @@ def _part(part: Part) -> dict[str, Any]:
     dtypes = part.dtypes
     told = {"tensors": len(part.places), "parameters": sum(dtypes.values()), "dtypes": list(dtypes)}
     return told | {"problem": None, "expert_only": False}
+
+
+def _lora(source: str) -> dict[str, Any]:
+    """What a LoRA changes in SD1.5, and how much of that takes part in a mixture."""
+    with torch.device("meta"):
+        mixed = brought(UNet(), "all")
+    told: dict[str, Any] = {"layers": 0, "mixed": 0, "ranks": [], "text_encoder_tensors": 0}
+
+    def look() -> None:
+        opened = open_lora(source)
+        lora = opened.parts["lora"]
+        layers = {name.partition(":")[0] for name in lora.places}
+        told["layers"], told["mixed"] = len(layers), len(layers & mixed.keys())
+        told["text_encoder_tensors"] = opened.dropped.total()
+        changed = lora.check(mixed)
+        told["ranks"] = sorted({lora.rank(layer) for layer in changed})
+        for layer in changed:
+            lora.delta(layer)
+
+    return told | {"problem": _problem(look)}
 
 
 def _problem(attempt: Callable[[], object]) -> str | None:

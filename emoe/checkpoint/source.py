@@ -7,7 +7,7 @@
     civitai:128713                                  a Civitai model version, by its number
     https://civitai.com/models/4384[?modelVersionId=128713]        a Civitai page
     https://civitai.com/api/download/models/128713[?fp=fp16&...]   a Civitai download link
-    urn:air:sd1:checkpoint:civitai:4384@128713      a Civitai resource name
+    urn:air:sd1:checkpoint:civitai:4384@128713      a Civitai resource name (of a LoRA, `lora` for `checkpoint`)
 
 A path that exists wins over a repository of the same name.
 """
@@ -98,7 +98,8 @@ def plain(text: str) -> str:
 
 def _civitai_id(text: str) -> Civitai:
     match = re.fullmatch(
-        r"civitai:(?P<version>\d{1,18})|urn:air:sd1:checkpoint:civitai:(?P<model>\d{1,18})@(?P<of>\d{1,18})", text
+        r"civitai:(?P<version>\d{1,18})|urn:air:sd1:(?:checkpoint|lora|locon):civitai:(?P<model>\d{1,18})@(?P<of>\d{1,18})",
+        text,
     )
     if not match:
         raise EmoeError(

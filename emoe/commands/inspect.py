@@ -39,7 +39,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _lines(found: dict[str, Any]) -> list[str]:
     rows = [("usable", _usable(found))]
-    for part, told in found["parts"].items():
+    if lora := found["lora"]:
+        rows.append(("changes", _changes(lora)))
+    for part, told in ({} if lora else found["parts"]).items():
         rows.append((part.replace("_", " "), _part(told)))
     if found["unet_names"]:
         rows += [("names", found["unet_names"]), ("predicts", found["prediction"])]
@@ -64,6 +66,8 @@ def _usable(found: dict[str, Any]) -> str:
     text = found["parts"]["text_encoder"]
     if found["refused"]:
         return f"no: {found['refused']}"
+    if found["lora"]:
+        return "under an expert's loras"
     if found["mixture"]:
         return "under segmoe"
     if found["parts"]["unet"]["expert_only"]:
@@ -71,6 +75,14 @@ def _usable(found: dict[str, Any]) -> str:
     if not text:
         return "as an expert; as base with another text_encoder"
     return f"as an expert; as base with another text_encoder: {text['problem']}" if text["problem"] else "yes"
+
+
+def _changes(lora: dict[str, Any]) -> str:
+    ranks = "ranks " + ", ".join(map(str, lora["ranks"])) if lora["ranks"] else "no ranks that fit"
+    return (
+        f"{lora['layers']} layers of the UNet, {lora['mixed']} of them mixed, {ranks}; of the text encoder, which is "
+        f"the base's, {lora['text_encoder_tensors']} tensors are left out"
+    )
 
 
 def _part(told: dict[str, Any] | None) -> str:

@@ -106,6 +106,13 @@ def headers() -> Iterator[bytes]:
         {f"{prefix}input_blocks.0.0.weight": (2, 9, 1, 1), f"{prefix}{block}.attn2.to_k.weight": (1, 2)}
     )
     yield b"h" + header({"lora_unet_down.lora_up.weight": (2, 2), "v_pred": (0,)}, "BF16")
+    query = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    kohya = f"lora_unet_{query.replace('.', '_')}"
+    pair = {f"{kohya}.lora_down.weight": (2, 320), f"{kohya}.lora_up.weight": (320, 2), f"{kohya}.alpha": ()}
+    yield b"h" + header(pair | {"lora_te_x.lora_up.weight": (2, 2)})
+    peft = {"unet.lora_alpha": 2, "unet.alpha_pattern": {query: 3}, "unet.use_rslora": True}
+    names = {f"unet.{query}.lora_A.weight": (2, 320), f"unet.{query}.lora_B.weight": (320, 2)}
+    yield b"h" + header(names, lora_adapter_metadata=json.dumps(peft))
     yield b"h" + header({"first_stage_model.decoder.conv_in.weight": (2, 4, 1, 1), "loss.logvar": (1,)})
     yield b"h" + header({f"text_model.{name}": (2, 2) for name in TEXT} | {"text_model.final_layer_norm.bias": (2,)})
     yield b"h" + header({"a": (2**62, 0), "b": (0, 2**64 - 1)})
@@ -173,7 +180,7 @@ TARGETS = {
     "safetensors": Target(
         safetensors,
         headers,
-        (*JSON_WORDS, *UNET, *TEXT, *VAE, "F64", "F8_E5M2", "F4", "18446744073709551615", "lora_up"),
+        (*JSON_WORDS, *UNET, *TEXT, *VAE, "F64", "F8_E5M2", "F4", "18446744073709551615", "lora_up", "alpha_pattern"),
     ),
     "zip-pickle": Target(pickles(zipped), lambda: programs(zipped, old=False), PICKLE_WORDS),
     "legacy-pickle": Target(pickles(legacy), lambda: programs(legacy, old=True), PICKLE_WORDS),
