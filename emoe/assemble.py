@@ -134,7 +134,12 @@ def _changed(weights: Weights, label: str, expert: Expert, checkpoint: Checkpoin
     with about(f"{weights.path}: {label}: loras"):
         for lora in expert.loras:
             found = open_lora(lora.source, weights.folder, weights.revision)
-            found.parts["lora"].check(mixed)
+            changed = found.parts["lora"].check(mixed)
+            others, text = len(found.parts["lora"].layers) - len(changed), found.dropped.total()
+            log.info(
+                "%s: changes %d mixed layers; left out %d others of the UNet, and tensors of the text encoder (%d)",
+                *(found.source, len(changed), others, text),
+            )
             loras.append((_verified(weights, lora.source, found), lora.scale))
     return with_loras(checkpoint, loras)
 

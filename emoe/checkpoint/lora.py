@@ -32,6 +32,11 @@ class Lora(Part):
 
     scale: float = 1.0
 
+    @property
+    def layers(self) -> set[str]:
+        """Those of the UNet that it changes, mixed or not."""
+        return {name.partition(":")[0] for name in self.places}
+
     def changes(self, layer: str) -> bool:
         return f"{layer}:down" in self.places
 

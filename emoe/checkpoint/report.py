@@ -82,8 +82,7 @@ def _lora(source: str) -> dict[str, Any]:
     def look() -> None:
         opened = open_lora(source)
         lora = opened.parts["lora"]
-        layers = {name.partition(":")[0] for name in lora.places}
-        told["layers"], told["mixed"] = len(layers), len(layers & mixed.keys())
+        told["layers"], told["mixed"] = len(lora.layers), len(lora.layers & mixed.keys())
         told["text_encoder_tensors"] = opened.dropped.total()
         changed = lora.check(mixed)
         told["ranks"] = sorted({lora.rank(layer) for layer in changed})
