@@ -1,0 +1,45 @@
+"""COCO's captions -> the paper's list: one caption an image, with its photograph where that is at hand.
+
+python bench/coco_list.py captions_val2014.json list.csv                    40,504 prompts
+python bench/coco_list.py captions_val2014.json list.csv --photos val2014   and each with its photograph, for SSIM
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("captions", type=Path)
+    parser.add_argument("list", type=Path)
+    parser.add_argument("--photos", type=Path, help="the folder of COCO's images")
+    options = parser.parse_args(arguments)
+    told = json.loads(options.captions.read_text(encoding="utf-8"))
+    with options.list.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["id", "prompt", *(["image"] if options.photos else [])])
+        count = 0
+        for image, caption in first_captions(told):
+            photo = [str((options.photos / image["file_name"]).absolute())] if options.photos else []
+            rows.writerow([image["id"], caption, *photo])
+            count += 1
+    print(f"{options.list}: {count} prompts")
+
+
+def first_captions(told: dict) -> Iterator[tuple[dict, str]]:
+    """Of each image, in the file's order, the caption with the lowest number."""
+    first: dict[int, dict] = {}
+    for annotation in sorted(told["annotations"], key=lambda annotation: annotation["id"]):
+        first.setdefault(annotation["image_id"], annotation)
+    for image in told["images"]:
+        if image["id"] in first:
+            yield image, " ".join(first[image["id"]]["caption"].split())
+
+
+if __name__ == "__main__":
+    main()
