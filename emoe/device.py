@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from emoe.errors import EmoeError
+
+log = logging.getLogger("emoe")
 
 DEVICES = ("cpu", "cuda", "mps")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -31,7 +34,14 @@ def choose_device(
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch says it in a page
         raise EmoeError(f"device {device!r} is not there, or this torch was built without it; use cpu") from error
     auto = torch.float16 if chosen.type == "cuda" else torch.float32
+    if chosen.type == "cpu" and dtype == "float16" and emulates_float16():
+        log.warning("this processor has no arithmetic for float16, which makes it many times slower than float32")
     return chosen, DTYPES.get(dtype, auto)
+
+
+def emulates_float16() -> bool:
+    """Whether torch is known to compute float16 by way of other numbers on this CPU."""
+    return torch.backends.mkldnn.is_available() and not torch.ops.mkldnn._is_mkldnn_fp16_supported()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import score
 
-from emoe import EMoE, EmoeError
+from emoe import EMoE, EmoeError, device
 from emoe.__main__ import main
 
 PROMPTS = ["a red bus", "punainen bussi", "a cat"]
@@ -270,3 +270,11 @@ def test_overflow_is_an_error_not_a_number(weights):
     model.unet.mid_block.resnets[1].conv2.bias.fill_(float("inf"))
     with pytest.raises(EmoeError, match="activations are not finite"):
         model.score(["a cat"], size=64)
+
+
+@pytest.mark.parametrize("emulates", [True, False])
+def test_float16_that_is_emulated_is_a_warning(run, weights, monkeypatch, emulates):
+    monkeypatch.setattr(device, "emulates_float16", lambda: emulates)
+    code, _, err = run(*score("a red bus", "--dtype", "float16", weights=weights))
+    assert code == 0
+    assert ("no arithmetic for float16" in err) is emulates

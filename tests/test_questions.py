@@ -88,6 +88,8 @@ def test_words():
         assert row["in the lowest quarter"] == pytest.approx(sum(r in lowest for r in held) / len(held))
     covered = [{"prompt": prompt, "uncertainty": 1.0} for prompt in ("Red wine", "a covered wagon", "red, or not?")]
     assert word_shares(covered, "red ")[0]["with 'red '"] == 2
+    finnish = [{"prompt": prompt, "uncertainty": 1.0} for prompt in ("pala pizzaa", "pizza", "Pizzapala", "minipizza")]
+    assert [word_shares(finnish, word)[0][f"with {word!r}"] for word in ("pizza", "pizza*")] == [1, 3]
     assert math.isnan(word_shares(found, "sushi")[0]["in the lowest quarter"])
     without = [{key: value for key, value in record.items() if key != "group"} for record in found]
     (everything,) = word_shares(without, "pizza")

@@ -42,7 +42,9 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--baselines", action="store_true", help="also other numbers of the same noise, and which is best"
     )
-    parser.add_argument("--word", action="append", default=[], help="is it a known one? (several times: several words)")
+    parser.add_argument(
+        "--word", action="append", default=[], help="is it a known one? (pizza*: however it goes on; several times)"
+    )
     parser.add_argument("--template", metavar="TEXT", help='instead of a list: "A {white|black} {man|woman}"')
     others = "size, timestep, read-out, estimator, split, gate, latent, run"
     parser.add_argument("--ablate", metavar="WHAT,...", help=f"does the verdict depend on it? {others}")
@@ -55,7 +57,7 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     be_verbose(options)
-    if not all(word.strip() for word in options.word):
+    if not all(word.strip().removesuffix("*") for word in options.word):
         raise EmoeError("--word is empty; name a word")
     for text in (*options.word, options.negative, options.template or ""):
         check_text(text)

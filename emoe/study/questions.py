@@ -116,9 +116,12 @@ def groups(records: Sequence[Record], resamples: int) -> list[Row]:
 def word_shares(records: Sequence[Record], word: str) -> list[Row]:
     """Table 4: of a group's prompts that hold the word, how many are among its least uncertain quarter?
 
-    A quarter would be if the word said nothing. "red" is not in "a covered wagon", but it is in "Red, red wine".
+    A quarter would be if the word said nothing. "red" is not in "a covered wagon", but it is in "Red, red wine"; with
+    "pizza*" the word may go on, as in "pizzaa", its Finnish partitive.
     """
-    rows, whole = [], re.compile(rf"(?<!\w){re.escape(word.strip())}(?!\w)", re.IGNORECASE)
+    stem = word.strip().removesuffix("*")
+    end = "" if word.strip().endswith("*") else r"(?!\w)"
+    rows, whole = [], re.compile(rf"(?<!\w){re.escape(stem)}{end}", re.IGNORECASE)
     for name in groups_of(records) or [None]:
         some = records if name is None else of_group(records, name)
         held = numpy.array([bool(whole.search(record["prompt"])) for record in some])
