@@ -93,13 +93,12 @@ def test_uncertainty(base, experts, text, read_out, negative, top):
     for i, prompt in enumerate(PROMPTS):
         weights = route(text, prompt, negative, top)
         assert numpy.allclose(found.weights[i], weights, atol=1e-5)
+        networks = [path(theirs[0], theirs[1:], weights, alone) for alone in range(4)]
         m = []
         for seed in (5, 6):
             torch.manual_seed(seed)
             z = torch.randn(1, 4, config.sample_size, config.sample_size)
-            for alone in range(4):
-                unet = path(theirs[0], theirs[1:], weights, alone)
-                m.append(middle(unet, z, text([prompt]).states)[read_out])
+            m += [middle(unet, z, text([prompt]).states)[read_out] for unet in networks]
         m = numpy.array(m, dtype=numpy.float64).reshape(2, 4, -1)  # seeds, paths, d_mid
         eu = m.var(axis=1).mean()
         assert found.eu[i].item() == pytest.approx(eu, rel=1e-4)

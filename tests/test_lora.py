@@ -111,10 +111,15 @@ def save(path: Path, lora: Matrices, spelling: str = "kohya", more: forms.State 
     return forms.safetensors(path, tensors | (more or {}), **told)
 
 
-def two(folder: Path, states: tuple[forms.State, ...], keys: str = "", extra: str = "") -> Path:
-    """A mixture of the base and another; both experts have `keys`."""
-    a, b = write(folder, *states[:2])
-    return weights(folder, a, a, b, keys=keys, extra=extra)
+@pytest.fixture(scope="module")
+def files(states, tmp_path_factory) -> list[Path]:
+    """Two checkpoints."""
+    return write(tmp_path_factory.mktemp("checkpoints"), *states[:2])
+
+
+def two(folder: Path, files: list[Path], keys: str = "", extra: str = "") -> Path:
+    """A mixture of a base and another; both experts have `keys`."""
+    return weights(folder, files[0], *files, keys=keys, extra=extra)
 
 
 def loras(*entries: tuple[str, float]) -> str:
@@ -131,18 +136,18 @@ def test_spellings(states, tmp_path, spelling):
         assert torch.allclose(found.delta(layer), up @ down, rtol=1e-4, atol=3e-3 if spelling == "float16" else 1e-6)
 
 
-def test_an_expert_with_a_lora_is_the_merged_checkpoint(states, tmp_path):
+def test_an_expert_with_a_lora_is_the_merged_checkpoint(states, files, tmp_path):
     """And all that is not mixed is the base's."""
     lora = matrices(states[0])
     save(tmp_path / "style.safetensors", lora)
-    ours = assemble(read_weights(two(tmp_path, states, loras(("style.safetensors", 0.7)))), *CPU).unet.state_dict()
+    ours = assemble(read_weights(two(tmp_path, files, loras(("style.safetensors", 0.7)))), *CPU).unet.state_dict()
     (tmp_path / "merged").mkdir()
-    files = [tmp_path / "0.safetensors", *write(tmp_path / "merged", *(merged(s, lora, 0.7) for s in states[:2]))]
-    plain, *changed = (load_unet(open_checkpoint(str(path)), dtype=torch.float32).state_dict() for path in files)
+    expected = [files[0], *write(tmp_path / "merged", *(merged(state, lora, 0.7) for state in states[:2]))]
+    plain, *changed = (load_unet(open_checkpoint(str(path)), dtype=torch.float32).state_dict() for path in expected)
     for name, tensor in ours.items():
         expert, original = origin(name)
-        expected = plain[original] if expert is None else changed[expert][original]
-        assert torch.allclose(tensor, expected, rtol=1e-5, atol=1e-6), name
+        theirs = plain[original] if expert is None else changed[expert][original]
+        assert torch.allclose(tensor, theirs, rtol=1e-5, atol=1e-6), name
     assert not torch.equal(ours[f"{ATTN}.to_q.experts.0.weight"], plain[f"{ATTN}.to_q.weight"])
 
 
@@ -176,17 +181,17 @@ def brought_names(unet: UNet) -> list[str]:
     return [f"{layer}.weight" for layer in brought(unet, "all")]
 
 
-def test_loras_add_up(states, tmp_path):
+def test_loras_add_up(states, files, tmp_path):
     save(tmp_path / "style.safetensors", matrices(states[0]))
     once, twice, none = (
-        EMoE.from_toml(two(tmp_path, states, keys)).score("a red bus", size=64).eu
+        EMoE.from_toml(two(tmp_path, files, keys)).score("a red bus", size=64).eu
         for keys in (
             loras(("style.safetensors", 0.8)),
             loras(("style.safetensors", 0.5), ("style.safetensors", 0.3)),
             loras(("style.safetensors", 0.5), ("style.safetensors", -0.5)),
         )
     )
-    plain = EMoE.from_toml(two(tmp_path, states)).score("a red bus", size=64).eu
+    plain = EMoE.from_toml(two(tmp_path, files)).score("a red bus", size=64).eu
     assert torch.allclose(once, twice, rtol=1e-4)
     assert torch.allclose(none, plain, rtol=1e-4)
     assert not torch.allclose(once, plain, rtol=1e-2)
@@ -316,19 +321,19 @@ REFUSED: dict[str, tuple[Callable[[Path, Matrices], Path], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused(states, tmp_path, case):
+def test_refused(states, files, tmp_path, case):
     make, sentence = REFUSED[case]
     make(tmp_path / "x.safetensors", matrices(states[0]))
-    message = fails(two(tmp_path, states, loras(("x.safetensors", 1))))
+    message = fails(two(tmp_path, files, loras(("x.safetensors", 1))))
     assert sentence in message
     assert "expert 1: loras: " in message or case == "not finite"
 
 
-def test_one_that_changes_what_is_not_mixed_here(states, tmp_path):
+def test_one_that_changes_what_is_not_mixed_here(states, files, tmp_path):
     save(tmp_path / "x.safetensors", matrices(states[0], only="attn"))
     keys = loras(("x.safetensors", 1))
-    assert "changes none" in fails(two(tmp_path, states, keys, extra='layers = "ff"'))
-    assemble(read_weights(two(tmp_path, states, keys, extra='layers = "attn"')), *CPU)
+    assert "changes none" in fails(two(tmp_path, files, keys, extra='layers = "ff"'))
+    assemble(read_weights(two(tmp_path, files, keys, extra='layers = "attn"')), *CPU)
 
 
 def test_a_lora_as_an_expert(states, tmp_path):
@@ -341,9 +346,9 @@ def test_a_lora_as_an_expert(states, tmp_path):
 # Where they come from -----------------------------------------------------------------------------------------------
 
 
-def test_lock(states, tmp_path):
+def test_lock(states, files, tmp_path):
     path = save(tmp_path / "x.safetensors", matrices(states[0]))
-    toml, to = two(tmp_path, states, loras(("x.safetensors", 0.5))), tmp_path / "deep" / "locked.toml"
+    toml, to = two(tmp_path, files, loras(("x.safetensors", 0.5))), tmp_path / "deep" / "locked.toml"
     to.parent.mkdir()
     to.write_text(to_toml(lock(read_weights(toml), to)), encoding="utf-8")
     found = read_weights(to)
@@ -354,11 +359,11 @@ def test_lock(states, tmp_path):
     assert "expert 1: loras: ../x.safetensors is another file" in fails(to)
 
 
-def test_from_civitai(states, tmp_path, world: World):
+def test_from_civitai(states, files, tmp_path, world: World):
     data = save(tmp_path / "x.safetensors", matrices(states[0])).read_bytes()
     world.data = data
     world.metadata = version(data, model={"name": "Red Bus", "type": "LORA"})
-    toml = two(tmp_path, states, loras(("civitai:128713", 1)))
+    toml = two(tmp_path, files, loras(("civitai:128713", 1)))
     assemble(read_weights(toml), *CPU)
     to = tmp_path / "locked.toml"
     to.write_text(to_toml(lock(read_weights(toml), to)), encoding="utf-8")
@@ -374,11 +379,11 @@ def test_from_civitai(states, tmp_path, world: World):
         open_checkpoint("civitai:128713")
 
 
-def test_from_the_hub(states, tmp_path, at):
+def test_from_the_hub(states, files, tmp_path, at):
     data = save(tmp_path / "x.safetensors", matrices(states[0]), "PEFT").read_bytes()
     with serve(hub({"some-one/style": {"pytorch_lora_weights.safetensors": data, "README.md": b"hello"}})) as site:
         at(site.url)
-        assemble(read_weights(two(tmp_path, states, loras(("some-one/style", 1)))), *CPU)
+        assemble(read_weights(two(tmp_path, files, loras(("some-one/style", 1)))), *CPU)
 
 
 def test_inspect(states, tmp_path, run):

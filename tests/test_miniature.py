@@ -142,7 +142,10 @@ def test_covered_prompts_are_drawn():
 # Training -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("write", dict.fromkeys([*forms.STYLE, *forms.BOOTSTRAP]))
+FORMS = list(dict.fromkeys([*forms.STYLE, *forms.BOOTSTRAP]))
+
+
+@pytest.mark.parametrize("write", FORMS[:2] + [pytest.param(write, marks=pytest.mark.slow) for write in FORMS[2:]])
 def test_every_form_holds_the_same_weights(write, tmp_path):
     network = unet.new_unet(1)
     torch.nn.init.normal_(network.conv_out.weight)
