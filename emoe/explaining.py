@@ -5,6 +5,7 @@ Axes: s seeds, v variants of the prompt (the whole one first), e experts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -18,6 +19,8 @@ from emoe.pipeline import EMoE
 from emoe.scores import Reading, Scores, join
 
 MOST_WORDS = 77  # CLIP sees no more
+# Chinese and Japanese put no space between words: every character counts as one
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\s\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
 # Student's t: how many standard errors, of 2, 3, ... values, a mean without effect exceeds once in twenty times
 ERRORS = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 
@@ -27,6 +30,7 @@ class Change:
     """What leaving out some words does to the uncertainty."""
 
     words: str
+    at: int  # which word of the prompt the first of them is, from 1
     raises: float  # uncertainty of the whole prompt less that without these words: above 0, they raise it
     error: float  # standard error of that over the seeds
     seeds: int
@@ -56,7 +60,8 @@ class Explanation:
 
     def record(self) -> dict[str, Any]:
         """JSON-ready."""
-        changes = [{"words": c.words, "raises": c.raises, "error": c.error, "clear": c.clear} for c in self.changes]
+        keys = ("words", "at", "raises", "error", "clear")
+        changes = [{key: getattr(change, key) for key in keys} for change in self.changes]
         own = {key: value for key, value in vars(self).items() if key not in ("changes", "map")}
         return own | {"changes": changes, "map": self.map.tolist()}
 
@@ -68,13 +73,14 @@ def explain(model: EMoE, prompt: str, negative: str = "", reading: Reading | Non
     """
     reading = reading or Reading(seeds=4)
     check_seeds(reading)
-    words = prompt.split()
+    words = [match.span() for match in WORD.finditer(prompt)]
     if not words:
         raise EmoeError("the prompt has no words to leave out; name some")
     if len(words) > MOST_WORDS:
         raise EmoeError(f"the prompt has {len(words)} words; no text encoder sees more than {MOST_WORDS}")
-    parts = list(_parts(words))
-    variants = [prompt, *(" ".join(words[:start] + words[end:]) for start, end in parts)]
+    parts = list(_parts(len(words)))
+    spans = [(words[first][0], words[last - 1][1]) for first, last in parts]  # characters of the prompt
+    variants = [prompt, *(prompt[:start] + prompt[end:] for start, end in spans)]
 
     runs = [_scores(model, variants, negative, replace(reading, seed=reading.seed + i)) for i in range(reading.seeds)]
     uncertainty = torch.stack([run.uncertainty for run in runs]).double()  # (s, v)
@@ -89,8 +95,10 @@ def explain(model: EMoE, prompt: str, negative: str = "", reading: Reading | Non
         aleatoric=whole.aleatoric.item(),
         eu=whole.eu.item(),
         changes=[
-            Change(" ".join(words[start:end]), change, error, count)
-            for (start, end), change, error in zip(parts, raises.mean(dim=0).tolist(), errors.tolist(), strict=True)
+            Change(prompt[start:end], first + 1, change, error, count)
+            for (first, _), (start, end), change, error in zip(
+                parts, spans, raises.mean(dim=0).tolist(), errors.tolist(), strict=True
+            )
         ],
         map=whole.map[0],
         weights=None if whole.weights is None else whole.weights[0].tolist(),
@@ -103,11 +111,11 @@ def check_seeds(reading: Reading) -> None:
         raise EmoeError("what noise does to the number takes two seeds or more; set --seeds")
 
 
-def _parts(words: list[str]) -> Iterator[tuple[int, int]]:
-    """Single words and pairs of neighbours, as (start, end); never the whole prompt."""
+def _parts(words: int) -> Iterator[tuple[int, int]]:
+    """Single words and pairs of neighbours, as (first, behind the last); never the whole prompt."""
     for length in (1, 2):
-        if length < len(words):
-            yield from ((start, start + length) for start in range(len(words) - length + 1))
+        if length < words:
+            yield from ((first, first + length) for first in range(words - length + 1))
 
 
 def _scores(model: EMoE, variants: list[str], negative: str, reading: Reading) -> Scores:

@@ -32,7 +32,16 @@ def found(model):
 def test_every_word_and_every_pair_of_neighbours(found):
     words = PROMPT.split()
     pairs = [f"{a} {b}" for a, b in itertools.pairwise(words)]
-    assert [change.words for change in found.changes] == words + pairs
+    assert [" ".join(change.words.split()) for change in found.changes] == words + pairs
+    assert [change.at for change in found.changes] == [1, 2, 3, 4, 5, 1, 2, 3, 4]
+
+
+def test_words_without_spaces_between_them(model):
+    found = explain(model, "赤いbus と猫", reading=Reading(seeds=2, size=64))
+    assert [change.words for change in found.changes[:5]] == ["赤", "い", "bus", "と", "猫"]
+    assert [change.words for change in found.changes[5:]] == ["赤い", "いbus", "bus と", "と猫"]
+    runs = [model.score(["赤いbus と猫", "赤い と猫"], seed=seed, size=64).uncertainty for seed in (0, 1)]
+    assert found.changes[2].raises == pytest.approx(sum((a - b).item() for a, b in runs) / 2, rel=1e-3)
 
 
 def test_differences_are_those_of_separate_scores(model, found):
@@ -49,7 +58,9 @@ def test_differences_are_those_of_separate_scores(model, found):
 def test_few_words_without_effect_are_clear(seeds):
     noise = torch.randn(4000, seeds, generator=torch.Generator().manual_seed(seeds))
     errors = noise.std(dim=1) / seeds**0.5
-    changes = [Change("word", *pair, seeds) for pair in zip(noise.mean(dim=1).tolist(), errors.tolist(), strict=True)]
+    changes = [
+        Change("word", 1, *pair, seeds) for pair in zip(noise.mean(dim=1).tolist(), errors.tolist(), strict=True)
+    ]
     assert 0.035 < sum(change.clear for change in changes) / 4000 < 0.065
 
 

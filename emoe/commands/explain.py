@@ -68,11 +68,13 @@ def _head(found: Explanation, seeds: int) -> list[str]:
 def _words(found: Explanation) -> list[str]:
     if not found.changes:
         return ["there is one word; nothing can be left out"]
-    lines = ["they add  +/- 95 %   without  words left out"]
+    lines = ["they add  +/- 95 %   without  word  left out"]
     for change in sorted(found.changes, key=lambda change: -change.raises):
         remark = "" if change.clear else "  (within the noise)"
         without = found.uncertainty - change.raises
-        lines.append(f"{change.raises:>+8.3g}  {change.margin:>8.2g}  {without:>8.3g}  {change.words}{remark}")
+        lines.append(
+            f"{change.raises:>+8.3g}  {change.margin:>8.2g}  {without:>8.3g}  {change.at:>4}  {change.words}{remark}"
+        )
     return lines
 
 
