@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,8 +19,9 @@ from emoe.checkpoint.layout import Folder
 from emoe.checkpoint.load_text import load_text
 from emoe.checkpoint.load_unet import brought, build, load_mixture, load_unet
 from emoe.checkpoint.load_vae import load_vae, pixels_told
-from emoe.checkpoint.lora import open_lora, with_loras
+from emoe.checkpoint.lora import with_loras
 from emoe.checkpoint.open import examine, open_checkpoint, open_folder, part_config, reach
+from emoe.checkpoint.open_lora import open_lora
 from emoe.checkpoint.parts import Checkpoint
 from emoe.checkpoint.settings import positive
 from emoe.checkpoint.source import plain
@@ -112,6 +113,7 @@ def _verified(weights: Weights, text: str, checkpoint: Checkpoint) -> Checkpoint
 def _experts(weights: Weights, base: Checkpoint) -> list[Checkpoint]:
     """One checkpoint an expert. What is base and expert, or expert twice, is one object, so that it is read once."""
     by_source, by_files = {weights.base: base}, {_files(base): base}
+    mixed = brought(build(base.parts["unet"]), weights.layers)
     experts = []
     for label, expert in zip(weights.labels, weights.experts, strict=True):
         if expert.source not in by_source:
@@ -122,26 +124,22 @@ def _experts(weights: Weights, base: Checkpoint) -> list[Checkpoint]:
         if expert.sha256:
             with about(f"{weights.path}: {label}: sha256"):
                 check_hash(checkpoint, expert.sha256)
-        experts.append(_changed(weights, label, expert, checkpoint, base))
+        with about(f"{weights.path}: {label}: loras"):
+            loras = [(_lora(weights, lora.source, mixed), lora.scale) for lora in expert.loras]
+        experts.append(with_loras(checkpoint, loras) if loras else checkpoint)
     return experts
 
 
-def _changed(weights: Weights, label: str, expert: Expert, checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
-    """An expert's checkpoint with its LoRAs; itself if it has none."""
-    if not expert.loras:
-        return checkpoint
-    mixed, loras = brought(build(base.parts["unet"]), weights.layers), []
-    with about(f"{weights.path}: {label}: loras"):
-        for lora in expert.loras:
-            found = open_lora(lora.source, weights.folder, weights.revision)
-            changed = found.parts["lora"].check(mixed)
-            others, text = len(found.parts["lora"].layers) - len(changed), found.dropped.total()
-            log.info(
-                "%s: changes %d mixed layers; left out %d others of the UNet, and tensors of the text encoder (%d)",
-                *(found.source, len(changed), others, text),
-            )
-            loras.append((_verified(weights, lora.source, found), lora.scale))
-    return with_loras(checkpoint, loras)
+def _lora(weights: Weights, text: str, mixed: Mapping[str, tuple[int, ...]]) -> Checkpoint:
+    """A LoRA that fits. mixed: the layers that it may change, and the shapes of their weights."""
+    found = _verified(weights, text, open_lora(text, weights.folder, weights.revision))
+    changed = found.parts["lora"].check(mixed)
+    others, of_text = len(found.parts["lora"].layers) - len(changed), found.dropped.total()
+    log.info(
+        "%s: changes %d mixed layers; left out %d others of the UNet, and tensors of the text encoder (%d)",
+        *(found.source, len(changed), others, of_text),
+    )
+    return found
 
 
 def _files(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ HASH, NO_HASH = re.compile(r"[0-9a-fA-F]{64}"), "must be 64 hexadecimal digits; 
 LONGEST = 2**17  # characters; 64 experts with long descriptors take half of that
 # A key of many parts, of which ours have one: tomllib takes the square of their number, or worse.
 DEEP = re.compile(r"""(?<![\w-])((?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){50}""")
+LORAS = 'a list of tables, [{ source = "...", scale = 1.0 }]'
 EXAMPLE = 'see weights.toml in the project, or write base = "owner/name" and two or more [[expert]] tables'
 
 
@@ -107,9 +108,7 @@ def read_weights(path: str | Path) -> Weights:
 def parse_weights(table: Mapping[str, Any], path: Path) -> Weights:
     """The same, from a parsed table; `path` is for messages and for relative paths."""
     reader = _Reader(path, table, "", TOP_KEYS)
-    experts = table.get("expert", [])
-    if not isinstance(experts, list) or not all(isinstance(expert, dict) for expert in experts):
-        raise reader.wrong("expert", "must be [[expert]] tables, with double brackets")
+    experts = reader.tables("expert", "[[expert]] tables, with double brackets")
     segmoe = reader.text("segmoe")
     gate = reader.one_of("gate", GATES) or (None if segmoe else "prompt")
     weights = Weights(
@@ -125,7 +124,7 @@ def parse_weights(table: Mapping[str, Any], path: Path) -> Weights:
         top=reader.whole("top") or (2 if gate in ("prompt", "hidden") and not segmoe else None),
         gate=gate,
         split=reader.one_of("split", SPLITS["all"]),
-        temperature=reader.number("temperature", 1.0, "1e-6", "1e6"),
+        temperature=reader.number("temperature", 1.0, 1e-6, 1e6),
         sha256=reader.hashes("sha256"),
     )
     _check_parts(weights, reader)
@@ -142,7 +141,7 @@ def _expert(path: Path, number: int, table: Mapping[str, Any]) -> Expert:
         negative=reader.text("negative", may_be_empty=True),
         name=reader.text("name"),
         sha256=reader.text("sha256"),
-        loras=tuple(_lora(path, number, lora) for lora in reader.tables("loras", '{ source = "...", scale = 1.0 }')),
+        loras=tuple(_lora(path, number, lora) for lora in reader.tables("loras", LORAS)),
     )
     if not expert.source:
         raise reader.wrong("source", "is missing; name a file, a folder, a Hub repository or a Civitai version")
@@ -156,7 +155,7 @@ def _lora(path: Path, number: int, table: Mapping[str, Any]) -> LoraSource:
     source = reader.text("source")
     if not source:
         raise reader.wrong("source", "is missing; name a file, a Hub repository or a Civitai version")
-    return LoraSource(source, reader.number("scale", 1.0, "-100", "100"))
+    return LoraSource(source, reader.number("scale", 1.0, -100, 100))
 
 
 def _check_parts(weights: Weights, reader: _Reader) -> None:
@@ -267,15 +266,15 @@ class _Reader:
                 raise self.wrong(key, f"of {shown(name)} is {shown(found)}; it {NO_HASH}")
         return {name: found.lower() for name, found in value.items()}
 
-    def tables(self, key: str, example: str) -> list[Mapping[str, Any]]:
+    def tables(self, key: str, written: str) -> list[Mapping[str, Any]]:
+        """written: how they are, for messages."""
         value = self.table.get(key, [])
         if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
-            raise self.wrong(key, f"is {shown(value)}; it must be a list of tables, [{example}]")
+            raise self.wrong(key, f"is {shown(value)}; it must be {written}")
         return value
 
-    def number(self, key: str, default: float, least: str, most: str) -> float:
-        """least, most: as messages show them."""
+    def number(self, key: str, default: float, least: float, most: float) -> float:
         value = self.table.get(key, default)
-        if type(value) not in (int, float) or not float(least) <= value <= float(most):
-            raise self.wrong(key, f"is {shown(value)}; it must be a number between {least} and {most}")
+        if type(value) not in (int, float) or not least <= value <= most:
+            raise self.wrong(key, f"is {shown(value)}; it must be a number between {least:g} and {most:g}")
         return float(value)

@@ -20,7 +20,10 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 def choose_device(
     device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
 ) -> tuple[torch.device, torch.dtype]:
-    """ "auto" is the fastest device there is, and half precision where that is fast. EmoeError if there is none."""
+    """ "auto" is the fastest device there is, and half precision where that is fast. EmoeError if there is none.
+
+    A warning where float16 is asked for and slow.
+    """
     device, dtype = str(device), str(dtype).removeprefix("torch.")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -41,7 +44,8 @@ def choose_device(
 
 def emulates_float16() -> bool:
     """Whether torch is known to compute float16 by way of other numbers on this CPU."""
-    return torch.backends.mkldnn.is_available() and not torch.ops.mkldnn._is_mkldnn_fp16_supported()
+    has_float16 = getattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", None)  # torch tells nobody else
+    return has_float16 is not None and torch.backends.mkldnn.is_available() and not has_float16()
 
 
 @contextmanager

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,8 @@ from emoe.assemble import STOCK, needs_stock
 from emoe.checkpoint import civitai, hub, source
 from emoe.checkpoint.hashes import check_hash, check_hashes, hashes
 from emoe.checkpoint.hub import HubFolder
-from emoe.checkpoint.lora import open_lora
 from emoe.checkpoint.open import examine, open_checkpoint
+from emoe.checkpoint.open_lora import open_lora
 from emoe.checkpoint.parts import Checkpoint
 from emoe.config import Expert, LoraSource, Weights
 from emoe.errors import EmoeError, about
@@ -36,34 +34,50 @@ def lock(weights: Weights, path: Path) -> Weights:
         base = examine(fixed[whole], base=weights.folder, revision=weights.revision)
     fixed |= {part: STOCK for part in PART if part not in fixed and needs_stock(part, base)}
 
-    found: dict[str, str] = {}
-
-    def read(key: str, text: str, open_it: Callable[..., Checkpoint], sha256: str | None = None, **kind: str) -> str:
-        """The source string for good; its files' hashes are found, and are those that weights.toml names, if any."""
-        with about(f"{weights.path}: {key}"):
-            for_good = _fixed(text, weights, path, **kind)
-            opened = open_it(for_good, base=path.parent)
-            if weights.sha256 is not None:
-                check_hashes(text, opened, weights.sha256)
-            if sha256:
-                check_hash(opened, sha256)
-            found.update(hashes(for_good, opened))
-        return for_good
-
-    def locked(label: str, expert: Expert) -> Expert:
-        open_unet = partial(open_checkpoint, parts=("unet",))
-        loras = [replace(x, source=read(f"{label}: loras", x.source, open_lora, kind="LoRA")) for x in expert.loras]
-        return replace(expert, source=read(label, expert.source, open_unet, expert.sha256), loras=tuple(loras))
-
-    own = tuple(part for part in PART if part not in fixed)
+    copy, own = _Copy(weights, path), [part for part in PART if part not in fixed]
     for key, text in fixed.items():
-        opens, parts = (open_checkpoint, ("unet", *own)) if key == whole else (examine, (key,))
-        fixed[key] = read(key, text, partial(opens, parts=parts))
+        fixed[key] = copy.checkpoint(key, text, *(("unet", *own) if key == whole else (key,)))
     if weights.tokenizer:  # small files, which a Hub commit holds; of folders here they are not hashed
         with about(f"{weights.path}: tokenizer"):
             fixed["tokenizer"] = _fixed(weights.tokenizer, weights, path)
-    experts = tuple(map(locked, weights.labels, weights.experts))
-    return replace(weights, path=path, experts=experts, revision=None, sha256=found, **fixed)
+    experts = tuple(map(copy.expert, weights.labels, weights.experts))
+    return replace(weights, path=path, experts=experts, revision=None, sha256=copy.sha256, **fixed)
+
+
+class _Copy:
+    """The copy as it comes about: source strings for good, and the hashes of their files."""
+
+    def __init__(self, weights: Weights, path: Path):
+        self.weights, self.path = weights, path
+        self.sha256: dict[str, str] = {}
+
+    def expert(self, label: str, expert: Expert) -> Expert:
+        source = self.checkpoint(label, expert.source, "unet", sha256=expert.sha256)
+        loras = [replace(lora, source=self.lora(f"{label}: loras", lora.source)) for lora in expert.loras]
+        return replace(expert, source=source, loras=tuple(loras))
+
+    def checkpoint(self, key: str, text: str, *parts: str, sha256: str | None = None) -> str:
+        """sha256: what weights.toml says of the file that holds the UNet."""
+        opens = open_checkpoint if "unet" in parts else examine
+        with about(f"{self.weights.path}: {key}"):
+            for_good = _fixed(text, self.weights, self.path)
+            opened = opens(for_good, parts=parts, base=self.path.parent)
+            self._add(text, for_good, opened)
+            if sha256:
+                check_hash(opened, sha256)
+        return for_good
+
+    def lora(self, key: str, text: str) -> str:
+        with about(f"{self.weights.path}: {key}"):
+            for_good = _fixed(text, self.weights, self.path, "LoRA")
+            self._add(text, for_good, open_lora(for_good, base=self.path.parent))
+        return for_good
+
+    def _add(self, text: str, for_good: str, opened: Checkpoint) -> None:
+        """The hashes of its files, which are those that weights.toml names, if any."""
+        if self.weights.sha256 is not None:
+            check_hashes(text, opened, self.weights.sha256)
+        self.sha256 |= hashes(for_good, opened)
 
 
 def _fixed(text: str, weights: Weights, path: Path, kind: str = "checkpoint") -> str:

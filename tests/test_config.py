@@ -68,7 +68,7 @@ MISTAKES = {
     "split": ('split = "conv"\n' + GOOD, "split is 'conv'; choose one of"),
     "split not mixed": ('layers = "attn"\nsplit = "ff"\n' + GOOD, "which layers = 'attn' does not mix"),
     "split not mixed, ff": ('layers = "ff"\nsplit = "attn2"\n' + GOOD, "choose 'ff'"),
-    "temperature": ("temperature = 0\n" + GOOD, "temperature is 0; it must be a number between 1e-6 and 1e6"),
+    "temperature": ("temperature = 0\n" + GOOD, "temperature is 0; it must be a number between 1e-06 and 1e+06"),
     "temperature tiny": ("temperature = 1e-40\n" + GOOD, "temperature is 1e-40"),
     "temperature huge": (f"temperature = {10**400}\n" + GOOD, "temperature is"),
     "temperature nan": ("temperature = nan\n" + GOOD, "temperature is nan"),

@@ -20,10 +20,10 @@ from emoe import EMoE
 from emoe.assemble import assemble
 from emoe.checkpoint import civitai
 from emoe.checkpoint.load_unet import brought, load_unet
-from emoe.checkpoint.lora import open_lora, with_loras
-from emoe.checkpoint.lora_names import Place, place_of
+from emoe.checkpoint.lora import with_loras
 from emoe.checkpoint.names import unet_to_ldm
 from emoe.checkpoint.open import open_checkpoint
+from emoe.checkpoint.open_lora import open_lora
 from emoe.config import read_weights
 from emoe.errors import EmoeError
 from emoe.lock import lock, to_toml
@@ -172,13 +172,11 @@ def test_beside_diffusers(states, tmp_path, spelling):
     theirs.unload_lora()
 
     ours = load_unet(with_loras(checkpoint, [(open_lora(str(path)), 0.7)]), dtype=torch.float32).state_dict()
-    apart = {name: float((theirs.get_parameter(name) - ours[name]).abs().max()) for name in brought_names(dense)}
-    assert max(apart.values()) < 1e-6
+    apart = [
+        (theirs.get_submodule(layer).weight - ours[f"{layer}.weight"]).abs().max() for layer in brought(dense, "all")
+    ]
+    assert max(apart) < 1e-6
     assert not torch.allclose(ours[f"{ATTN}.to_q.weight"], dense.state_dict()[f"{ATTN}.to_q.weight"], atol=1e-3)
-
-
-def brought_names(unet: UNet) -> list[str]:
-    return [f"{layer}.weight" for layer in brought(unet, "all")]
 
 
 def test_loras_add_up(states, files, tmp_path):
@@ -215,6 +213,44 @@ def test_experts_from_one_checkpoint_and_several_loras(states, tmp_path):
     assert EMoE.from_toml(path).mixture != model.mixture
 
 
+@pytest.mark.parametrize("by_root", [False, True])
+@pytest.mark.parametrize("writer", ["UNet", "pipeline", "PEFT"])
+def test_beside_what_diffusers_and_peft_save(states, files, tmp_path, writer, by_root):
+    """Names and settings are by their hand, and so is what the LoRA makes of the weights."""
+    diffusers, peft = pytest.importorskip("diffusers"), pytest.importorskip("peft")
+    checkpoint = open_checkpoint(str(files[0]))
+    dense = load_unet(checkpoint, dtype=torch.float32)
+    theirs = unet_twin(UNet(dense.config))
+    theirs.load_state_dict({name: tensor.clone() for name, tensor in dense.state_dict().items()})
+    config = peft.LoraConfig(
+        r=RANK,
+        lora_alpha=3 * RANK,
+        use_rslora=by_root,
+        alpha_pattern={"to_q": 5 * RANK, f"^{ATTN}.to_v": 7},
+        target_modules=["to_q", "to_k", "to_v", "ff.net.0.proj", "ff.net.2"],
+        init_lora_weights=False,
+    )
+    if writer == "PEFT":
+        model = peft.get_peft_model(theirs, config)
+        model.save_pretrained(tmp_path / "saved")
+        expected = model.merge_and_unload().state_dict()
+    else:
+        theirs.add_adapter(config)
+        if writer == "UNet":
+            theirs.save_lora_adapter(tmp_path / "saved")
+        else:
+            told = theirs.peft_config["default"].to_dict() | {"target_modules": [], "peft_type": "LORA"}
+            layers = peft.get_peft_model_state_dict(theirs)
+            save_weights = diffusers.StableDiffusionPipeline.save_lora_weights
+            save_weights(tmp_path / "saved", unet_lora_layers=layers, unet_lora_adapter_metadata=told)
+        theirs.fuse_lora()
+        expected = {name.replace(".base_layer", ""): tensor for name, tensor in theirs.state_dict().items()}
+
+    ours = load_unet(with_loras(checkpoint, [(open_lora(str(tmp_path / "saved")), 1.0)]), dtype=torch.float32)
+    for layer in brought(dense, "all"):
+        assert torch.allclose(ours.get_submodule(layer).weight, expected[f"{layer}.weight"], atol=1e-5), layer
+
+
 @pytest.mark.parametrize(
     ("told", "factor"),
     [
@@ -222,6 +258,7 @@ def test_experts_from_one_checkpoint_and_several_loras(states, tmp_path):
         ({"unet.lora_alpha": RANK, "unet.use_rslora": True}, RANK**0.5),
         ({"unet.lora_alpha": RANK, "unet.alpha_pattern": {f"^{ATTN}.to_q": 3 * RANK}}, 3),
         ({"unet.lora_alpha": 5, "text_encoder.lora_alpha": 7, "unet.alpha_pattern": {f"{ATTN}.to_q": RANK}}, 1),
+        ({"unet.lora_alpha": RANK, "unet.alpha_pattern": {"o_q": 9, "attn2.to_q": 9, "^to_q": 9, "to_q": 2 * RANK}}, 2),
         ({}, 1),
     ],
 )
@@ -237,16 +274,6 @@ def test_what_peft_says_of_alpha(states, tmp_path, told, factor, own_file):
     down, up = lora[f"{ATTN}.to_q"]
     found = open_lora(str(path)).parts["lora"].delta(f"{ATTN}.to_q")
     assert torch.allclose(found, factor * (up @ down), rtol=1e-5)
-
-
-def test_every_layer_has_one_place():
-    with torch.device("meta"):
-        layers = [name for name, module in UNet().named_modules() if list(module.parameters(recurse=False))]
-    for layer in layers:
-        ldm = unet_to_ldm(f"{layer}.weight").removesuffix(".weight").replace(".", "_")
-        for name in (f"lora_unet_{layer.replace('.', '_')}", f"lora_unet_{ldm}", f"unet.{layer}", layer):
-            assert place_of(f"{name}.alpha") == Place(layer, "alpha"), name
-    assert place_of("unet.mid_block.attentions.9.proj_in.lora_A.weight") is None
 
 
 # What is refused ----------------------------------------------------------------------------------------------------
@@ -303,6 +330,28 @@ REFUSED: dict[str, tuple[Callable[[Path, Matrices], Path], str]] = {
         lambda p, lora: save(p, lora, more={f"{HEAD}.alpha": torch.ones(3)}),
         f"{HEAD}.alpha is no number",
     ),
+    "an alpha of another kind": (
+        lambda p, lora: save(p, lora, more={f"{HEAD}.alpha": torch.tensor(4, dtype=torch.uint16)}),
+        f"{HEAD}.alpha is no number",
+    ),
+    "an alpha too large": (
+        lambda p, lora: save(p, lora, more={f"{HEAD}.alpha": torch.tensor(3e38)}),
+        "is 3e+38; the file is broken",
+    ),
+    "a sum that is not finite": (
+        lambda p, lora: save(p, {layer: (down * 1e20, up * 1e20) for layer, (down, up) in lora.items()}),
+        "is not finite in torch.float32; lower their scale",
+    ),
+    "a tensor without a name": (lambda p, lora: save(p, lora, more={"": torch.zeros(3)}), "SD1.x has nothing like"),
+    "settings cut off": (
+        lambda p, lora: save(p, lora, "PEFT", lora_adapter_metadata='{"unet.lora_alpha": 8'),
+        "its settings are not JSON",
+    ),
+    "settings too deep": (lambda p, lora: save(p, lora, "PEFT", lora_adapter_metadata="[" * 10**5), "are not JSON"),
+    "an expression": (
+        lambda p, lora: save(p, lora, "PEFT", lora_adapter_metadata='{"unet.alpha_pattern": {"(a+)+b": 1}}'),
+        "its alpha_pattern is {'(a+)+b': 1}, which is more than names of layers",
+    ),
     "an odd alpha": (
         lambda p, lora: save(p, lora, "PEFT", lora_adapter_metadata='{"unet.lora_alpha": "8"}'),
         "make '8' an alpha",
@@ -313,9 +362,9 @@ REFUSED: dict[str, tuple[Callable[[Path, Matrices], Path], str]] = {
     ),
     "a checkpoint": (
         lambda p, lora: forms.safetensors(p, forms.state(3)),
-        "is an SD1.x checkpoint, no LoRA; a checkpoint is named as an expert's source",
+        "is an SD1.x checkpoint, not a LoRA; name it as the source of an expert",
     ),
-    "a VAE": (lambda p, lora: forms.safetensors(p, forms.vae(forms.state(3))), "is a VAE alone, no LoRA"),
+    "a VAE": (lambda p, lora: forms.safetensors(p, forms.vae(forms.state(3))), "is a VAE alone, not a LoRA"),
     "nothing": (lambda p, lora: p, "there is no file or folder"),
 }
 
@@ -326,7 +375,7 @@ def test_refused(states, files, tmp_path, case):
     make(tmp_path / "x.safetensors", matrices(states[0]))
     message = fails(two(tmp_path, files, loras(("x.safetensors", 1))))
     assert sentence in message
-    assert "expert 1: loras: " in message or case == "not finite"
+    assert "expert 1: loras: " in message or "finite" in case or case == "an alpha too large"
 
 
 def test_one_that_changes_what_is_not_mixed_here(states, files, tmp_path):
@@ -379,6 +428,27 @@ def test_from_civitai(states, files, tmp_path, world: World):
         open_checkpoint("civitai:128713")
 
 
+def test_inspect_asks_civitai_for_either(states, tmp_path, world: World, run):
+    data = save(tmp_path / "x.safetensors", matrices(states[0])).read_bytes()
+    world.data = data
+    world.metadata = version(data, model={"name": "Red Bus", "type": "LORA"})
+    code, out, _ = run("inspect", "civitai:128713")
+    assert code == 2  # as small as the tests' checkpoints
+    assert "civitai:128713 is a LoRA" in out
+    civitai.look_up.cache_clear()
+    world.metadata = version(data, model={"name": "Red Bus", "type": "VAE"})
+    assert "is of type VAE, not a checkpoint" in run("inspect", "civitai:128713")[2]
+
+
+def test_what_a_lora_says_that_it_is_made_for(states, tmp_path, caplog):
+    """SD2's self-attention is as wide as SD1's."""
+    lora = matrices(states[0], only="attn1")
+    for told, warned in (("sd_v1", False), ("sd_v2_768_v", True)):
+        caplog.clear()
+        open_lora(str(save(tmp_path / "x.safetensors", lora, ss_base_model_version=told)))
+        assert ("is made for 'sd_v2_768_v', not SD1.x" in caplog.text) is warned
+
+
 def test_from_the_hub(states, files, tmp_path, at):
     data = save(tmp_path / "x.safetensors", matrices(states[0]), "PEFT").read_bytes()
     with serve(hub({"some-one/style": {"pytorch_lora_weights.safetensors": data, "README.md": b"hello"}})) as site:
@@ -392,9 +462,10 @@ def test_inspect(states, tmp_path, run):
     assert (code, err) == (0, "")
     assert "is a LoRA" in out
     assert "under an expert's loras" in out
-    assert "1 layers of the UNet, 1 of them mixed, ranks 8" in out
+    assert "1 layers are changed, 1 of them where experts are mixed" in out
     found = json.loads(run("inspect", str(path), "--json")[1])
-    assert found["lora"] == {"layers": 1, "mixed": 1, "ranks": [8], "text_encoder_tensors": 1, "problem": None}
+    assert found["lora"] == {"layers": 1, "mixed": 1, "ranks": [8], "text_encoder_tensors": 1}
+    assert found["refused"] is None
     code, out, err = run("inspect", str(save(tmp_path / "y.safetensors", matrices(states[0]))))
     assert code == 2
     assert "for another architecture" in err

@@ -25,7 +25,7 @@ from emoe.errors import EmoeError
 
 log = logging.getLogger("emoe")
 
-TYPES = {"checkpoint": ("Checkpoint",), "LoRA": ("LORA", "LoCon")}  # what Civitai calls them
+KINDS = {"Checkpoint": "checkpoint", "LORA": "LoRA", "LoCon": "LoRA"}  # Civitai's types -> what they are here
 BASE_MODELS = ("SD 1.4", "SD 1.5")
 DISTILLED = ("SD 1.5 LCM", "SD 1.5 Hyper")
 HOSTS = ["https://civitai.com", "https://civitai.red"]
@@ -53,8 +53,8 @@ class CivitaiFile:
     sha256: str | None  # None while Civitai's scan is pending
 
 
-def fetch(source: Civitai, kind: str = "checkpoint") -> Path:
-    """The version's file on this disk, downloaded on first use. kind: "checkpoint" or "LoRA"."""
+def fetch(source: Civitai, kind: str | None = "checkpoint") -> Path:
+    """The version's file on this disk, downloaded on first use. kind: "checkpoint", "LoRA", None: either."""
     host, file = look_up(source, kind)
     folder = cache_folder() / "civitai" / str(file.version)
     stem = file.sha256 or f"unverified-{file.id}"
@@ -69,7 +69,7 @@ def fetch(source: Civitai, kind: str = "checkpoint") -> Path:
 
 
 @cache
-def look_up(source: Civitai, kind: str = "checkpoint") -> tuple[str, CivitaiFile]:
+def look_up(source: Civitai, kind: str | None = "checkpoint") -> tuple[str, CivitaiFile]:
     """The host that has the version, and its file; EmoeError if it is not of this kind, or does not mix.
 
     Where Civitai is out of reach, what it said last time, if the file is here. Asked once a process.
@@ -141,14 +141,15 @@ def _token() -> str | None:
     return token or None
 
 
-def _check(version: dict[str, Any], wanted: str) -> None:
+def _check(version: dict[str, Any], wanted: str | None) -> None:
     """Refuse what cannot be mixed before gigabytes are spent on it."""
     model = version.get("model") or {}
     name = f"Civitai version {version.get('id')} ({model.get('name', 'unnamed')})"
-    kind, base, base_type = model.get("type"), version.get("baseModel"), version.get("baseModelType")
-    if kind not in TYPES[wanted]:
-        remedy = {"checkpoint": "name it under an expert's loras"} if kind in TYPES["LoRA"] else {}
-        raise EmoeError(f"{name} is of type {kind}, not a {wanted}; {remedy.get(wanted, f'choose a {wanted}')}")
+    told, base, base_type = model.get("type"), version.get("baseModel"), version.get("baseModelType")
+    kind = KINDS.get(told)
+    if kind is None or wanted not in (None, kind):
+        remedy = "name it under an expert's loras" if kind == "LoRA" else f"choose a {wanted or 'checkpoint'}"
+        raise EmoeError(f"{name} is of type {told}, not a {wanted or 'checkpoint'}; {remedy}")
     if base in DISTILLED:
         log.warning("%s is made for few steps (%s); its uncertainty does not compare with ordinary ones", name, base)
     elif base not in BASE_MODELS:

@@ -28,7 +28,7 @@ LORA = "a LoRA"
 
 class Kind(NamedTuple):
     name: str  # with its article: "an SDXL checkpoint"
-    remedy: str | None = None  # what to do instead; None where the file can be used
+    remedy: str | None = None  # what to do instead; None where the file can be an expert's source
 
 
 class Keys:

@@ -18,7 +18,7 @@ from emoe.checkpoint.architecture import unet_config
 from emoe.checkpoint.detect import SEGMOE
 from emoe.checkpoint.parts import Checkpoint, Part
 from emoe.errors import EmoeError
-from emoe.moe import is_gate, mix, origin
+from emoe.moe import is_gate, mix, mixed_layers, origin
 from emoe.unet import UNet
 
 log = logging.getLogger("emoe")
@@ -92,15 +92,10 @@ def check(part: Part, unet: UNet, whose: str = "SD1.5's") -> None:
 
 
 def brought(unet: UNet, layers: str) -> dict[str, tuple[int, ...]]:
-    """The layers with weights that an expert brings to a mixture in this dense UNet, and the shapes of those."""
-    with torch.device("meta"):
-        mixed = mix(UNet(unet.config), 1, layers)
-    originals = {origin(name): shape for name, shape in shapes_of(mixed).items()}
-    return {
-        name.removesuffix(".weight"): shape
-        for (expert, name), shape in originals.items()
-        if expert is not None and name.endswith(".weight")
-    }
+    """The layers that an expert brings to a mixture in this dense UNet, and the shapes of their weights."""
+    heads = tuple(f"{name}." for name in mixed_layers(unet, layers))
+    weights = {name: shape for name, shape in shapes_of(unet).items() if name.endswith(".weight")}
+    return {name.removesuffix(".weight"): shape for name, shape in weights.items() if name.startswith(heads)}
 
 
 def shapes_of(unet: UNet) -> dict[str, tuple[int, ...]]:

@@ -1,35 +1,46 @@
 """A LoRA: small matrices that change the layers of a checkpoint, W + scale · alpha / rank · up @ down.
 
-An expert with LoRAs is a checkpoint like any other, whose mixed layers are read with what they add.
+An expert with LoRAs is a checkpoint like any other, whose layers are read with what they add.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from emoe.checkpoint.detect import LORA, identify
 from emoe.checkpoint.file import WeightsFile
-from emoe.checkpoint.layout import config
-from emoe.checkpoint.lora_names import OF_TEXT, place_of
-from emoe.checkpoint.open import locate
 from emoe.checkpoint.parts import Checkpoint, Part
-from emoe.checkpoint.source import plain
-from emoe.errors import EmoeError, shown
+from emoe.errors import EmoeError
 
 LARGEST_ALPHA = 1e6
+
+
+@dataclass(frozen=True)
+class Alphas:
+    """What PEFT's settings say of the layers' alphas. alpha / rank (or alpha / sqrt(rank)) scales what a layer gets."""
+
+    usual: float | None = None  # None: the rank, so that nothing is scaled
+    own: Mapping[str, float] = field(default_factory=dict)  # by the end of a layer's name; ^: by the whole of it
+    by_root: bool = False  # alpha / sqrt(rank): rsLoRA
+
+    def factor(self, layer: str, rank: int) -> float:
+        alpha = next((alpha for key, alpha in self.own.items() if _means(key, layer)), self.usual)
+        return 1.0 if alpha is None else alpha / (rank**0.5 if self.by_root else rank)
+
+
+def _means(key: str, layer: str) -> bool:
+    return f"^{layer}" == key or f".{layer}".endswith(f".{key}")
 
 
 @dataclass
 class Lora(Part):
     """What a LoRA does to a UNet. Its names are "LAYER:down", "LAYER:up", "LAYER:alpha", of layers by our names."""
 
+    alphas: Alphas = field(default_factory=Alphas)  # of layers that have none in the file
     scale: float = 1.0
 
     @property
@@ -50,19 +61,18 @@ class Lora(Part):
         rank = self.rank(layer)
         down = self.read(f"{layer}:down", (rank, -1), dtype=torch.float32)
         up = self.read(f"{layer}:up", (-1, rank), dtype=torch.float32)
-        return self.scale * self._alpha(layer, rank) / rank * (up @ down)
+        return self.scale * self._factor(layer, rank) * (up @ down)
 
-    def _alpha(self, layer: str, rank: int) -> float:
-        """The layer's own; else what PEFT's settings say; else the rank, so that nothing is scaled."""
-        if f"{layer}:alpha" in self.places:
-            return float(self.read(f"{layer}:alpha", ()))
-        alpha = self.config["alpha_of"].get(layer, self.config["alpha"])
-        if alpha is None:
-            return rank
-        return alpha * rank**0.5 if self.config["by_root"] else alpha  # alpha / sqrt(rank) in all
+    def _factor(self, layer: str, rank: int) -> float:
+        if f"{layer}:alpha" not in self.places:
+            return self.alphas.factor(layer, rank)
+        alpha = float(self.read(f"{layer}:alpha", ()))
+        if abs(alpha) > LARGEST_ALPHA:
+            raise EmoeError(f"{self.where}: the alpha of {layer} is {alpha:g}; the file is broken, use another")
+        return alpha / rank
 
     def check(self, layers: Mapping[str, tuple[int, ...]]) -> list[str]:
-        """Which of these layers it changes. EmoeError if none, or one by what is no pair of matrices that fits it.
+        """Which of these layers it changes; EmoeError if none, or if the matrices of one do not fit it.
 
         layers: with the shapes of their weights.
         """
@@ -78,14 +88,13 @@ class Lora(Part):
 
     def _check_layer(self, layer: str, out: int, width: int) -> None:
         places, rank = self._of(layer), self.rank(layer) if self.changes(layer) else 0
-        file, name = places.pop(f"{layer}:alpha", (None, ""))  # a number, sometimes a whole one
-        if file and torch.Size(file.entries[name].shape).numel() != 1:
-            raise EmoeError(f"{self.where}: {name} is no number; the file is broken, use another")
+        if alpha := places.pop(f"{layer}:alpha", None):
+            _check_number(self.where, *alpha)
         matrices = {f"{layer}:down": (rank, width), f"{layer}:up": (out, rank)}
-        for odd in sorted(places.keys() - matrices.keys()):
+        if odd := sorted(places.keys() - matrices.keys()):
             raise EmoeError(
-                f"{self.where} is no plain LoRA, as {places[odd][1]} shows; merge it into a checkpoint with the tool "
-                "that it is for, and name that as the source of an expert"
+                f"{self.where} is no plain LoRA, as {places[odd[0]][1]} shows; merge it into a checkpoint with the "
+                "tool that it is for, and name that as the source of an expert"
             )
         for problem in Part(self.where, places).problems(matrices):
             raise EmoeError(f"{self.where} is a LoRA for another architecture, or damaged: it {problem}")
@@ -93,8 +102,19 @@ class Lora(Part):
             raise EmoeError(f"{self.where} has matrices without a number for {layer}; download it again")
 
 
+def _check_number(where: str, file: WeightsFile, name: str) -> None:
+    """An alpha is one number, sometimes a whole one."""
+    shape, dtype = file.entries[name]
+    real = isinstance(dtype, torch.dtype) and (dtype.is_floating_point or dtype in WHOLE)
+    if torch.Size(shape).numel() != 1 or not real:
+        raise EmoeError(f"{where}: {name} is no number; the file is broken, use another")
+
+
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
 @dataclass
-class Changed(Part):
+class WithLoras(Part):
     """A UNet that is read with what LoRAs add to it."""
 
     loras: Sequence[Lora] = ()
@@ -105,69 +125,16 @@ class Changed(Part):
         if not loras:
             return super().read(name, shape, **to)
         weight = super().read(name, shape, dtype=torch.float32)
-        return (weight + sum(lora.delta(layer) for lora in loras)).to(**to)
+        changed = (weight + sum(lora.delta(layer) for lora in loras)).to(**to)
+        if not changed.isfinite().all():
+            raise EmoeError(f"{self.where}: with its LoRAs, {name} is not finite in {changed.dtype}; lower their scale")
+        return changed
 
 
 def with_loras(checkpoint: Checkpoint, loras: Sequence[tuple[Checkpoint, float]]) -> Checkpoint:
     """A checkpoint as LoRAs (`open_lora`) change it, each times a scale."""
     unet = checkpoint.parts["unet"]
     scaled = [replace(lora.parts["lora"], scale=scale) for lora, scale in loras]
-    changed = Changed(unet.where, unet.places, unet.config, scaled)
+    changed = WithLoras(unet.where, unet.places, unet.config, scaled)
     files = [file for lora, _ in loras for file in lora.files]
     return replace(checkpoint, parts=checkpoint.parts | {"unet": changed}, files=checkpoint.files + files)
-
-
-def open_lora(text: str, base: Path = Path(), revision: str | None = None) -> Checkpoint:
-    """Open the LoRA that a source string names; its part "lora" is what it does to the UNet.
-
-    What it does to the text encoder is left out with a count: experts have none. EmoeError for what is no LoRA, and for
-    LoRAs of other architectures.
-    """
-    folder, names = locate(text, base, revision, kind="LoRA")
-    found = Checkpoint(plain(text))
-    if len(names) != 1:
-        raise EmoeError(f"{found.source} is not one file; name the LoRA's own")
-    inner, name = next(iter(names.items()))
-    file = WeightsFile(folder.path(name), inner)
-    found.kind, found.files = identify(file.entries), [file]
-    if found.kind.name != LORA:
-        raise EmoeError(f"{found.source} is {found.kind.name}, no LoRA; a checkpoint is named as an expert's source")
-    beside = config(folder, "adapter_config.json") if name.startswith("adapter_model.") else {}
-    lora = Lora(found.source, config=_settings(_from_header(file.metadata) or beside, found.source))
-    for theirs in file.entries:
-        if OF_TEXT.match(theirs):
-            found.dropped["of the text encoder"] += 1
-            continue
-        place = place_of(theirs)
-        if place is None:
-            raise EmoeError(f"{found.source} is a LoRA for another architecture: SD1.x has nothing like {theirs}")
-        ours = f"{place.layer}:{place.role}"
-        if ours in lora.places:
-            raise EmoeError(f"{found.source} holds {theirs} twice, by two names; the file is broken, use another")
-        lora.places[ours] = file, theirs
-    found.parts["lora"] = lora
-    return found
-
-
-def _settings(told: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What PEFT's settings say of alpha."""
-    pattern, alpha = told.get("alpha_pattern") or {}, told.get("lora_alpha")
-    for value in (*pattern.values(), 0 if alpha is None else alpha) if isinstance(pattern, dict) else (pattern,):
-        if type(value) not in (int, float) or not -LARGEST_ALPHA <= value <= LARGEST_ALPHA:
-            raise EmoeError(f"{where}: its settings make {shown(value)} an alpha; they are broken, use another LoRA")
-    of_layer = {place_of(f"{key.removeprefix('^')}.alpha"): value for key, value in pattern.items()}
-    return {
-        "alpha": alpha,
-        "alpha_of": {place.layer: value for place, value in of_layer.items() if place},
-        "by_root": told.get("use_rslora") is True,
-    }
-
-
-def _from_header(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """PEFT's settings, as diffusers keeps them in a LoRA's own file; {} where it does not."""
-    try:
-        told = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    except (ValueError, RecursionError):
-        return {}
-    told = told if isinstance(told, dict) else {}
-    return {key.removeprefix("unet."): value for key, value in told.items() if key.startswith("unet.")}

@@ -37,9 +37,19 @@ def open_checkpoint(
     return found
 
 
-def examine(text: str, *, parts: Sequence[str] = PARTS, base: Path = Path(), revision: str | None = None) -> Checkpoint:
-    """The same, of whatever kind: `kind.remedy` says why it cannot be used. Of a folder, `parts` alone are opened."""
-    folder, names = locate(text, base, revision)
+def examine(
+    text: str,
+    *,
+    parts: Sequence[str] = PARTS,
+    base: Path = Path(),
+    revision: str | None = None,
+    kind: str | None = "checkpoint",
+) -> Checkpoint:
+    """The same, of whatever kind: `kind.remedy` says why it cannot be used. Of a folder, `parts` alone are opened.
+
+    kind: what it has to be on Civitai, as for `locate`.
+    """
+    folder, names = locate(text, base, revision, kind)
     found = Checkpoint(source.plain(text))
     if names:
         _add_files(found, folder, names)
@@ -49,11 +59,12 @@ def examine(text: str, *, parts: Sequence[str] = PARTS, base: Path = Path(), rev
 
 
 def locate(
-    text: str, base: Path = Path(), revision: str | None = None, kind: str = "checkpoint"
+    text: str, base: Path = Path(), revision: str | None = None, kind: str | None = "checkpoint"
 ) -> tuple[Folder, dict[str, str]]:
     """A source string -> a folder, and the files in it that make one checkpoint; {} for a folder with `unet/` etc.
 
-    Names by what the source string leaves to say: "" where it names the file itself.  kind: "checkpoint" or "LoRA".
+    Names by what the source string leaves to say: "" where it names the file itself.
+    kind: what it has to be on Civitai, which tells before anything is downloaded: "checkpoint", "LoRA", None: either.
     """
     found = source.parse(text, base, revision)
     if isinstance(found, source.Civitai):

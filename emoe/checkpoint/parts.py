@@ -78,7 +78,7 @@ class Checkpoint:
     naming: str = ""  # the UNet's: "LDM" or "diffusers"
     folder: Folder | None = None  # where it came from in the Hub's layout; None for a single file
     files: list[WeightsFile] = field(default_factory=list)
-    parts: dict[str, Part] = field(default_factory=dict)  # "unet", "vae", "text_encoder", those that are there
+    parts: dict[str, Part] = field(default_factory=dict)  # "unet", "vae", "text_encoder", as far as there; or "lora"
     dropped: Counter[str] = field(default_factory=Counter)  # tensors that no forward needs, by what they are
     unknown: list[str] = field(default_factory=list)
     prediction: str = "epsilon"  # or "v", where the file says so

@@ -12,8 +12,8 @@ from emoe.checkpoint.contents import PARTS
 from emoe.checkpoint.detect import LORA, SEGMOE
 from emoe.checkpoint.hashes import file_sha256
 from emoe.checkpoint.load_unet import brought, build, load_unet
-from emoe.checkpoint.lora import open_lora
 from emoe.checkpoint.open import examine
+from emoe.checkpoint.open_lora import open_lora
 from emoe.checkpoint.parts import Checkpoint, Part
 from emoe.checkpoint.source import plain
 from emoe.device import enough_memory
@@ -25,18 +25,29 @@ from emoe.unet import UNet
 def report(source: str) -> dict[str, Any]:
     """A JSON-ready account of a source, also of one that cannot be used: "refused" then says why.
 
-    Every tensor of the UNet and the text encoder is read, as loading would.
+    Every tensor of the UNet and the text encoder is read, as loading would; of a LoRA, every matrix.
     """
     try:
-        found = examine(source)
+        found = examine(source, kind=None)
+        told = _lora(source) if found.kind.name == LORA else _checkpoint(found)
     except EmoeError as error:
         return {"source": plain(source), "kind": None, "refused": str(error)}
+    files = [
+        {
+            "path": str(file.path),
+            "container": file.container,
+            "bytes": file.path.stat().st_size,
+            "sha256": file_sha256(file.path),
+        }
+        for file in found.files
+    ]
+    return {"source": found.source, "kind": found.kind.name} | told | {"files": files}
+
+
+def _checkpoint(found: Checkpoint) -> dict[str, Any]:
     parts = {name: _part(part) if (part := found.parts.get(name)) else None for name in PARTS}
-    lora = _lora(source) if found.kind.name == LORA else None
     refused = found.kind.remedy and f"{found.source} is {found.kind.name}: {found.kind.remedy}"
-    if lora:
-        refused = lora["problem"]
-    elif not refused:
+    if not refused:
         part = found.parts["unet"]
         if not tells_all(part.shapes, part.config):
             part.config = {"attention_head_dim": 1, "norm_num_groups": 1}  # which go with all widths
@@ -45,32 +56,14 @@ def report(source: str) -> dict[str, Any]:
     if "text_encoder" in found.parts:
         parts["text_encoder"]["problem"] = _problem(lambda: _try_text(found))
     return {
-        "source": found.source,
-        "kind": found.kind.name,
         "refused": refused,
         "unet_names": found.naming if "unet" in found.parts else None,
         "prediction": found.prediction if "unet" in found.parts else None,
         "parts": parts,
         "mixture": _mixture(found) if found.kind.name == SEGMOE and not refused else None,
-        "lora": lora,
-        "left_out": {} if lora else dict(found.dropped),
+        "left_out": dict(found.dropped),
         "unknown": found.unknown,
-        "files": [
-            {
-                "path": str(file.path),
-                "container": file.container,
-                "bytes": file.path.stat().st_size,
-                "sha256": file_sha256(file.path),
-            }
-            for file in found.files
-        ],
     }
-
-
-def _part(part: Part) -> dict[str, Any]:
-    dtypes = part.dtypes
-    told = {"tensors": len(part.places), "parameters": sum(dtypes.values()), "dtypes": list(dtypes)}
-    return told | {"problem": None, "expert_only": False}
 
 
 def _lora(source: str) -> dict[str, Any]:
@@ -89,7 +82,13 @@ def _lora(source: str) -> dict[str, Any]:
         for layer in changed:
             lora.delta(layer)
 
-    return told | {"problem": _problem(look)}
+    return {"refused": _problem(look), "lora": told}
+
+
+def _part(part: Part) -> dict[str, Any]:
+    dtypes = part.dtypes
+    told = {"tensors": len(part.places), "parameters": sum(dtypes.values()), "dtypes": list(dtypes)}
+    return told | {"problem": None, "expert_only": False}
 
 
 def _problem(attempt: Callable[[], object]) -> str | None:

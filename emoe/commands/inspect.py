@@ -37,11 +37,30 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+Rows = list[tuple[str, str]]
+
+
 def _lines(found: dict[str, Any]) -> list[str]:
+    rows = _of_lora(found) if "lora" in found else _of_checkpoint(found)
+    for file in found["files"]:
+        rows.append(("file", f"{file['path']} ({file['container']}, {file['bytes'] / 1e6:,.1f} MB)"))
+        rows.append(("sha256", file["sha256"]))
+    return [f"{found['source']} is {found['kind']}", *(f"  {key:<13} {value}" for key, value in rows)]
+
+
+def _of_lora(found: dict[str, Any]) -> Rows:
+    lora = found["lora"]
+    return [
+        ("usable", f"no: {found['refused']}" if found["refused"] else "under an expert's loras"),
+        ("UNet", f"{lora['layers']} layers are changed, {lora['mixed']} of them where experts are mixed"),
+        ("ranks", ", ".join(map(str, lora["ranks"])) or "none"),
+        ("left out", f"text encoder (tensors: {lora['text_encoder_tensors']})"),
+    ]
+
+
+def _of_checkpoint(found: dict[str, Any]) -> Rows:
     rows = [("usable", _usable(found))]
-    if lora := found["lora"]:
-        rows.append(("changes", _changes(lora)))
-    for part, told in ({} if lora else found["parts"]).items():
+    for part, told in found["parts"].items():
         rows.append((part.replace("_", " "), _part(told)))
     if found["unet_names"]:
         rows += [("names", found["unet_names"]), ("predicts", found["prediction"])]
@@ -56,18 +75,13 @@ def _lines(found: dict[str, Any]) -> list[str]:
         rows.append(("left out", ", ".join(f"{what} ({count})" for what, count in found["left_out"].items())))
     if found["unknown"]:
         rows.append(("unknown", f"{', '.join(found['unknown'][:5])} (tensors: {len(found['unknown'])})"))
-    for file in found["files"]:
-        rows.append(("file", f"{file['path']} ({file['container']}, {file['bytes'] / 1e6:,.1f} MB)"))
-        rows.append(("sha256", file["sha256"]))
-    return [f"{found['source']} is {found['kind']}", *(f"  {key:<13} {value}" for key, value in rows)]
+    return rows
 
 
 def _usable(found: dict[str, Any]) -> str:
     text = found["parts"]["text_encoder"]
     if found["refused"]:
         return f"no: {found['refused']}"
-    if found["lora"]:
-        return "under an expert's loras"
     if found["mixture"]:
         return "under segmoe"
     if found["parts"]["unet"]["expert_only"]:
@@ -75,14 +89,6 @@ def _usable(found: dict[str, Any]) -> str:
     if not text:
         return "as an expert; as base with another text_encoder"
     return f"as an expert; as base with another text_encoder: {text['problem']}" if text["problem"] else "yes"
-
-
-def _changes(lora: dict[str, Any]) -> str:
-    ranks = "ranks " + ", ".join(map(str, lora["ranks"])) if lora["ranks"] else "no ranks that fit"
-    return (
-        f"{lora['layers']} layers of the UNet, {lora['mixed']} of them mixed, {ranks}; of the text encoder, which is "
-        f"the base's, {lora['text_encoder_tensors']} tensors are left out"
-    )
 
 
 def _part(told: dict[str, Any] | None) -> str:
