@@ -5,65 +5,57 @@ Axes: s seeds, v variants of the prompt (the whole one first), e experts.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from emoe.errors import EmoeError
 from emoe.gate import PromptGate
 from emoe.pipeline import EMoE
-from emoe.scores import Reading, Scores, join
+from emoe.scores import Reading, join
+from emoe.words import words_of
 
 MOST_WORDS = 77  # CLIP sees no more
-# Chinese and Japanese put no space between words: every character counts as one
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\s\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
+BATCH = 8  # variants at a time
 # Student's t: how many standard errors, of 2, 3, ... values, a mean without effect exceeds once in twenty times
 ERRORS = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 
 
 @dataclass(frozen=True)
 class Change:
-    """What leaving out some words does to the uncertainty."""
+    """What some words do to the uncertainty, as a factor: logarithms of it are nearly normal over noises, it is not."""
 
     words: str
     at: int  # which word of the prompt the first of them is, from 1
-    raises: float  # uncertainty of the whole prompt less that without these words: above 0, they raise it
-    error: float  # standard error of that over the seeds
-    seeds: int
+    times: float  # uncertainty of the whole prompt over that without these words, geometric mean over the seeds
+    low: float  # its 95 % interval over noises
+    high: float
 
     @property
     def clear(self) -> bool:
         """Whether it stands out of the noise, as one in twenty words without effect would."""
-        return abs(self.raises) > self.margin
-
-    @property
-    def margin(self) -> float:
-        """How far the noise alone may move it, nineteen times in twenty."""
-        return ERRORS[min(self.seeds, len(ERRORS) + 1) - 2] * self.error
+        return not self.low <= 1 <= self.high
 
 
 @dataclass(frozen=True)
 class Explanation:
     prompt: str
-    uncertainty: float  # mean over the seeds
-    spread: float  # standard deviation over the seeds
-    aleatoric: float  # what the noise decides; in the unit of eu
+    uncertainty: float
+    spread: float  # standard deviation from noise to noise
+    aleatoric: float  # variance of the paths' mean over the noises; in the unit of eu
     eu: float
     changes: list[Change]  # single words, then pairs of neighbours, each as in the prompt
     map: Tensor  # (h, w) where in the picture the paths disagree, mean over the seeds
+    shares: list[float]  # each path's part of eu
     weights: list[float] | None  # the route; None with the hidden gate
     similarities: list[float] | None  # the logits behind it; None but for the prompt gate
 
     def record(self) -> dict[str, Any]:
         """JSON-ready."""
-        keys = ("words", "at", "raises", "error", "clear")
-        changes = [{key: getattr(change, key) for key in keys} for change in self.changes]
-        own = {key: value for key, value in vars(self).items() if key not in ("changes", "map")}
-        return own | {"changes": changes, "map": self.map.tolist()}
+        changes = [asdict(change) | {"clear": change.clear} for change in self.changes]
+        return vars(self) | {"changes": changes, "map": self.map.tolist()}
 
 
 def explain(model: EMoE, prompt: str, negative: str = "", reading: Reading | None = None) -> Explanation:
@@ -73,7 +65,7 @@ def explain(model: EMoE, prompt: str, negative: str = "", reading: Reading | Non
     """
     reading = reading or Reading(seeds=4)
     check_seeds(reading)
-    words = [match.span() for match in WORD.finditer(prompt)]
+    words = words_of(prompt)
     if not words:
         raise EmoeError("the prompt has no words to leave out; name some")
     if len(words) > MOST_WORDS:
@@ -82,26 +74,22 @@ def explain(model: EMoE, prompt: str, negative: str = "", reading: Reading | Non
     spans = [(words[first][0], words[last - 1][1]) for first, last in parts]  # characters of the prompt
     variants = [prompt, *(prompt[:start] + prompt[end:] for start, end in spans)]
 
-    runs = [_scores(model, variants, negative, replace(reading, seed=reading.seed + i)) for i in range(reading.seeds)]
-    uncertainty = torch.stack([run.uncertainty for run in runs]).double()  # (s, v)
-    raises = uncertainty[:, :1] - uncertainty[:, 1:]
-    count = reading.seeds
-    errors = ((raises - raises.mean(dim=0)).square().sum(dim=0) / (count - 1) / count).sqrt()
-    whole = model.score([prompt], negative, **asdict(reading))
+    scores = join(list(model.stream(variants, negative, reading, BATCH)))
+    logs = scores.by_seed.double().log()  # (v, s)
+    changes = [
+        _change(prompt[start:end], first + 1, logs[0] - without)
+        for (first, _), (start, end), without in zip(parts, spans, logs[1:], strict=True)
+    ]
     return Explanation(
         prompt=prompt,
-        uncertainty=uncertainty[:, 0].mean().item(),
-        spread=uncertainty[:, 0].std().item(),
-        aleatoric=whole.aleatoric.item(),
-        eu=whole.eu.item(),
-        changes=[
-            Change(prompt[start:end], first + 1, change, error, count)
-            for (first, _), (start, end), change, error in zip(
-                parts, spans, raises.mean(dim=0).tolist(), errors.tolist(), strict=True
-            )
-        ],
-        map=whole.map[0],
-        weights=None if whole.weights is None else whole.weights[0].tolist(),
+        uncertainty=scores.uncertainty[0].item(),
+        spread=scores.by_seed[0].double().std().item(),
+        aleatoric=scores.aleatoric[0].item(),
+        eu=scores.eu[0].item(),
+        changes=changes,
+        map=scores.map[0],
+        shares=scores.shares[0].tolist(),
+        weights=None if scores.weights is None else scores.weights[0].tolist(),
         similarities=_similarities(model, prompt, negative),
     )
 
@@ -118,8 +106,11 @@ def _parts(words: int) -> Iterator[tuple[int, int]]:
             yield from ((first, first + length) for first in range(words - length + 1))
 
 
-def _scores(model: EMoE, variants: list[str], negative: str, reading: Reading) -> Scores:
-    return join(list(model.stream(variants, negative, replace(reading, seeds=1), batch_size=8)))
+def _change(words: str, at: int, logs: Tensor) -> Change:
+    """logs: (s,) of the factor, under every noise."""
+    mean, count = logs.mean(), len(logs)
+    margin = ERRORS[min(count, len(ERRORS) + 1) - 2] * logs.std() / count**0.5
+    return Change(words, at, *(value.exp().item() for value in (mean, mean - margin, mean + margin)))
 
 
 def _similarities(model: EMoE, prompt: str, negative: str) -> list[float] | None:

@@ -92,7 +92,7 @@ def schema(id_type: pyarrow.DataType, reading: Reading) -> pyarrow.Schema:
     """A record's columns, the same in every file; null where a prompt lacks them."""
     columns = {"id": id_type, "group": TEXT, "group_size": REAL, "reference_text": TEXT, "image": TEXT}
     columns |= {"prompt": TEXT, "negative_prompt": TEXT, "eu": REAL, "uncertainty": REAL, "relative": REAL}
-    columns |= {"aleatoric": REAL} if reading.seeds > 1 else {}
+    columns |= {"aleatoric": REAL, "by_seed": pyarrow.list_(REAL)} if reading.seeds > 1 else {}
     return pyarrow.schema(columns | {"weights": pyarrow.list_(REAL)} | SETTINGS)
 
 

@@ -16,6 +16,7 @@ SMALLEST = 16  # pixels per side: the UNet halves the latents three times, and n
 LARGEST = 8192  # no SD1.5 model has seen a quarter of it
 READ_OUTS = ("post", "pre")
 ESTIMATORS = ("eu", "eu-over-answer")
+TENSORS = ("eu", "uncertainty", "relative", "aleatoric", "by_seed", "shares", "map", "weights")  # of scores
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class Scores:
     uncertainty: Tensor  # (p,) sqrt(d_mid) * eu, Appendix A; or what the reading's estimator says
     relative: Tensor  # (p,) eu over the mean square of the paths' mean activation
     aleatoric: Tensor | None  # (p,) variance over the seeds; None with one seed
+    by_seed: Tensor | None  # (p, s) the uncertainty under each noise alone; None with one seed
+    shares: Tensor  # (p, e) each path's part of eu: which experts disagree
     map: Tensor  # (p, h, w) the variance over paths at the mid-block's pixels
     weights: Tensor | None  # (p, e) the route; None with the hidden gate, which has one in every layer
     reading: Reading
@@ -89,6 +92,7 @@ class Scores:
                 "uncertainty": short(self.uncertainty[i]),
                 "relative": short(self.relative[i]),
                 **({} if self.aleatoric is None else {"aleatoric": short(self.aleatoric[i])}),
+                **({} if self.by_seed is None else {"by_seed": [short(u) for u in self.by_seed[i]]}),
                 "weights": None if self.weights is None else [short(weight) for weight in self.weights[i]],
                 **told,
             }
@@ -106,7 +110,7 @@ def join(batches: Sequence[Scores]) -> Scores:
     return Scores(
         prompts=[prompt for batch in batches for prompt in batch.prompts],
         negative_prompts=[prompt for batch in batches for prompt in batch.negative_prompts],
-        **{name: cat(name) for name in ("eu", "uncertainty", "relative", "aleatoric", "map", "weights")},
+        **{name: cat(name) for name in TENSORS},
         reading=batches[0].reading,
         mixture=batches[0].mixture,
     )

@@ -16,7 +16,7 @@ from emoe.model import Model
 from emoe.route import Route
 from emoe.scores import Reading, Scores
 from emoe.text import TextStates
-from emoe.uncertainty import answer, measure, paths
+from emoe.uncertainty import effect, measure, paths
 
 
 @torch.inference_mode()
@@ -33,10 +33,11 @@ def score(
     m = middle(model, text, route, reading)
     found = measure(m)  # (s, e, b, c, h, w) -> (b,)
 
-    uncertainty = found.uncertainty
+    uncertainty, by_seed = found.uncertainty, m[0, 0, 0].numel() ** 0.5 * found.by_seed
     if reading.estimator == "eu-over-answer":
         check_not_empty(prompts)
-        uncertainty = found.eu / answer(m, of_empty(model, reading) if empty is None else empty)
+        answer = effect(m, of_empty(model, reading) if empty is None else empty)  # (b, s)
+        uncertainty, by_seed = found.eu / answer.mean(dim=1), found.by_seed / answer
     for values in (found.eu, uncertainty):
         check_finite(prompts, values, model.dtype)
     return Scores(
@@ -46,6 +47,8 @@ def score(
         uncertainty=uncertainty.cpu(),
         relative=found.relative.cpu(),
         aleatoric=found.aleatoric.cpu() if reading.seeds > 1 else None,
+        by_seed=by_seed.cpu() if reading.seeds > 1 else None,
+        shares=found.shares.cpu(),
         map=found.map.cpu(),
         weights=route.weights,
         reading=reading,

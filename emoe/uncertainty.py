@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from einops import rearrange
 from torch import Tensor
 
@@ -18,6 +19,8 @@ class Uncertainty(NamedTuple):
     uncertainty: Tensor  # (b,) sqrt(d_mid) * eu, the paper's Appendix A; its figures quote this one
     relative: Tensor  # (b,) eu over the mean square of the paths' mean activation; no unit
     aleatoric: Tensor  # (b,) variance over seeds of the paths' mean; 0 with one seed
+    by_seed: Tensor  # (b, s) eu under each noise alone
+    shares: Tensor  # (b, e) each path's part of eu, 1 in all; 0 where paths agree
     map: Tensor  # (b, h, w) the variance averaged over channels only
 
 
@@ -33,24 +36,26 @@ def measure(m: Tensor) -> Uncertainty:
     the variance over paths) from what the starting noise decides (the variance over seeds of the mean path).
     """
     m = wide(m)  # even where the network runs in half precision
-    variance = population_variance(m, dim=1).mean(dim=0)  # (b, c, h, w)
-    mean_path = m.mean(dim=1)  # (s, b, c, h, w)
+    variance = population_variance(m, dim=1)  # (s, b, c, h, w)
+    mean_path = m.mean(dim=1)
 
-    eu = variance.mean(dim=(1, 2, 3))
-    d_mid = variance[0].numel()
+    by_seed = variance.mean(dim=(2, 3, 4)).T  # (b, s)
+    eu, d_mid = by_seed.mean(dim=1), variance[0, 0].numel()
     power = mean_path.square().mean(dim=(0, 2, 3, 4))
     aleatoric = population_variance(mean_path, dim=0).mean(dim=(1, 2, 3))
-    return Uncertainty(eu, d_mid**0.5 * eu, eu / power, aleatoric, variance.mean(dim=1))
+    apart = (m - mean_path[:, None]).square().mean(dim=(0, 3, 4, 5)).T  # (b, e)
+    shares = apart / apart.sum(dim=1, keepdim=True).clamp(min=torch.finfo(apart.dtype).tiny)
+    return Uncertainty(eu, d_mid**0.5 * eu, eu / power, aleatoric, by_seed, shares, variance.mean(dim=(0, 2)))
 
 
-def answer(m: Tensor, empty: Tensor) -> Tensor:
+def effect(m: Tensor, empty: Tensor) -> Tensor:
     """How much a prompt changes at the mid-block: the mean square of the paths' mean minus that of the empty prompt.
 
-    m: (s, e, b, c, h, w).  empty: (s, e, 1, c, h, w), the same of the empty prompt.  Returns (b,), in eu's unit.
+    m: (s, e, b, c, h, w).  empty: (s, e, 1, c, h, w), the same of the empty prompt.  Returns (b, s), in eu's unit.
     Experts that have never met a prompt hardly answer it, so eu over this rises where either says so. Ours, not the
     paper's.
     """
-    return (wide(m).mean(dim=1) - wide(empty).mean(dim=1)).square().mean(dim=(0, 2, 3, 4))
+    return (wide(m).mean(dim=1) - wide(empty).mean(dim=1)).square().mean(dim=(2, 3, 4)).T
 
 
 def population_variance(x: Tensor, dim: int) -> Tensor:

@@ -75,7 +75,7 @@ def test_an_empty_prompt_has_no_answer(model):
 
 
 def test_no_answer_is_no_number(model, monkeypatch):
-    monkeypatch.setattr("emoe.scoring.answer", lambda m, empty: torch.zeros(m.shape[2]))
+    monkeypatch.setattr("emoe.scoring.effect", lambda m, empty: torch.zeros(m.shape[2], len(m)))
     with pytest.raises(EmoeError, match="not finite"):
         model.score("a red bus", estimator="eu-over-answer")
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import fields
+import math
+from dataclasses import fields, replace
 
+import numpy
 import pytest
 import torch
 
 from emoe import EMoE, EmoeError
-from emoe.explaining import Change, Explanation, explain
+from emoe.explaining import Explanation, _change, explain
 from emoe.scores import Reading
 
 PROMPT = "a red bus  at night"
@@ -40,36 +42,38 @@ def test_words_without_spaces_between_them(model):
     found = explain(model, "赤いbus と猫", reading=Reading(seeds=2, size=64))
     assert [change.words for change in found.changes[:5]] == ["赤", "い", "bus", "と", "猫"]
     assert [change.words for change in found.changes[5:]] == ["赤い", "いbus", "bus と", "と猫"]
-    runs = [model.score(["赤いbus と猫", "赤い と猫"], seed=seed, size=64).uncertainty for seed in (0, 1)]
-    assert found.changes[2].raises == pytest.approx(sum((a - b).item() for a, b in runs) / 2, rel=1e-3)
+    logs = [model.score(["赤いbus と猫", "赤い と猫"], seed=seed, size=64).uncertainty.log() for seed in (0, 1)]
+    assert found.changes[2].times == pytest.approx(math.exp(sum((a - b).item() for a, b in logs) / 2), rel=1e-3)
 
 
-def test_differences_are_those_of_separate_scores(model, found):
-    runs = [model.score([PROMPT, "a red at night"], seed=seed, size=64).uncertainty for seed in (3, 4, 5)]
-    differences = torch.stack([run[0] - run[1] for run in runs])
+@pytest.mark.parametrize("asked", [{}, {"estimator": "eu-over-answer", "read_out": "pre"}])
+def test_factors_are_those_of_separate_scores(model, asked):
+    found = explain(model, PROMPT, reading=replace(READING, **asked))
+    runs = [model.score([PROMPT, "a red at night"], seed=seed, size=64, **asked).uncertainty for seed in (3, 4, 5)]
+    logs = numpy.log([(run[0] / run[1]).item() for run in runs])
     bus = next(change for change in found.changes if change.words == "bus")
-    assert bus.raises == pytest.approx(differences.mean().item(), rel=1e-3)
-    assert bus.error == pytest.approx(differences.std().item() / 3**0.5, rel=1e-2)
-    assert bus.clear == (abs(bus.raises) > 4.30 * bus.error)
-    assert found.uncertainty == pytest.approx(sum(run[0].item() for run in runs) / 3, rel=1e-4)
+    margin = 4.30 * logs.std(ddof=1) / 3**0.5  # Student's t of three values
+    for ours, theirs in ((bus.times, logs.mean()), (bus.low, logs.mean() - margin), (bus.high, logs.mean() + margin)):
+        assert ours == pytest.approx(math.exp(theirs), rel=2e-2)
+    assert found.spread == pytest.approx(numpy.std([run[0].item() for run in runs], ddof=1), rel=1e-3)
+    whole = model.score([PROMPT], seed=3, seeds=3, size=64, **asked)
+    assert found.uncertainty == pytest.approx(whole.uncertainty.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("seeds", range(2, 11))
 def test_few_words_without_effect_are_clear(seeds):
-    noise = torch.randn(4000, seeds, generator=torch.Generator().manual_seed(seeds))
-    errors = noise.std(dim=1) / seeds**0.5
-    changes = [
-        Change("word", 1, *pair, seeds) for pair in zip(noise.mean(dim=1).tolist(), errors.tolist(), strict=True)
-    ]
-    assert 0.035 < sum(change.clear for change in changes) / 4000 < 0.065
+    logs = torch.randn(4000, seeds, generator=torch.Generator().manual_seed(seeds), dtype=torch.float64)
+    assert 0.035 < sum(_change("word", 1, one).clear for one in logs) / 4000 < 0.065
 
 
 def test_the_parts_of_the_number(model, found):
     whole = model.score([PROMPT], seed=3, seeds=3, size=64)
     assert found.eu == pytest.approx(whole.eu.item())
-    assert found.aleatoric == pytest.approx(whole.aleatoric.item())
-    assert torch.equal(found.map, whole.map[0])
+    assert found.aleatoric == pytest.approx(whole.aleatoric.item(), rel=1e-4)
+    assert torch.allclose(found.map, whole.map[0])
     assert found.weights == pytest.approx(whole.weights[0].tolist())
+    assert found.shares == pytest.approx(whole.shares[0].tolist(), rel=1e-4)
+    assert sum(found.shares) == pytest.approx(1)
     top = sorted(range(4), key=lambda i: -found.similarities[i])[:2]
     assert {i for i, weight in enumerate(found.weights) if weight} == set(top)
 
@@ -80,8 +84,7 @@ def test_a_negative_prompt_counts_everywhere(model):
     runs = [model.score(["a bus", "bus"], "blurry photo", seed=seed, size=64) for seed in (3, 4, 5)]
     whole, without = torch.stack([run.uncertainty for run in runs]).double().T
     assert found.uncertainty == pytest.approx(whole.mean().item(), rel=1e-4)
-    assert found.spread == pytest.approx(whole.std().item(), rel=1e-3)
-    assert found.changes[0].raises == pytest.approx((whole - without).mean().item(), rel=1e-2)
+    assert found.changes[0].times == pytest.approx((whole / without).log().mean().exp().item(), rel=1e-2)
     assert found.eu == pytest.approx(torch.stack([run.eu[0] for run in runs]).mean().item(), rel=1e-4)
     logits = model.gate.logits(model.encode(["a bus"]), model.encode(["blurry photo"]))[0]
     assert found.similarities == pytest.approx(logits.tolist())

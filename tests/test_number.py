@@ -5,7 +5,7 @@ import math
 import numpy
 import torch
 
-from emoe.uncertainty import answer, measure, paths
+from emoe.uncertainty import effect, measure, paths
 
 
 def test_against_numpy():
@@ -18,6 +18,20 @@ def test_against_numpy():
     assert numpy.allclose(found.relative, eu / (m.mean(axis=1) ** 2).mean(axis=(0, 2, 3, 4)), rtol=1e-12)
     assert numpy.allclose(found.map, variance.mean(axis=1), rtol=1e-12)
     assert numpy.allclose(found.aleatoric, m.mean(axis=1).var(axis=0).mean(axis=(1, 2, 3)), rtol=1e-12)
+    assert numpy.allclose(found.by_seed, m.var(axis=1).mean(axis=(2, 3, 4)).T, rtol=1e-12)
+    apart = ((m - m.mean(axis=1, keepdims=True)) ** 2).sum(axis=(0, 3, 4, 5)).T  # b e
+    assert numpy.allclose(found.shares, apart / apart.sum(axis=1, keepdims=True), rtol=1e-12)
+
+
+def test_paths_that_agree_have_no_shares():
+    assert measure(torch.ones(2, 3, 1, 4, 2, 2)).shares.tolist() == [[0, 0, 0]]
+
+
+def test_one_path_apart_has_most_of_it():
+    m = torch.zeros(1, 4, 1, 8, 2, 2)
+    m[:, 2] = 1.0
+    shares = measure(m).shares[0]
+    assert torch.allclose(shares, torch.tensor([1, 1, 9, 1]) / 12)  # (3/4)^2 beside (1/4)^2
 
 
 def test_the_law_of_total_variance():
@@ -36,9 +50,9 @@ def test_half_precision_is_measured_in_float32():
     found = measure(m)
     assert found.eu.dtype == torch.float32
     assert torch.allclose(found.eu, measure(m.double()).eu.float(), rtol=1e-5)
-    found = answer(m, m[:, :, :1] / 2)
-    assert found.dtype == torch.float32
-    assert torch.allclose(found, answer(m.double(), m[:, :, :1].double() / 2).float(), rtol=1e-3)
+    found = effect(m, m[:, :, :1] / 2)
+    assert (found.dtype, found.shape) == (torch.float32, (2, 1))
+    assert torch.allclose(found, effect(m.double(), m[:, :, :1].double() / 2).float(), rtol=1e-3)
 
 
 def test_a_small_variance_around_a_large_mean_survives():

@@ -11,19 +11,9 @@ from scipy import stats
 from sklearn.metrics import auc, roc_auc_score
 
 from emoe.errors import EmoeError
-from emoe.study.questions import (
-    ablations,
-    check_sizes,
-    compared,
-    extremes,
-    group_correlation,
-    group_means,
-    groups,
-    quarters,
-    ranks,
-    thresholds,
-    word_shares,
-)
+from emoe.study.columns import check_sizes, scenes
+from emoe.study.groups import group_correlations, group_means, groups, pairs
+from emoe.study.questions import ablations, compared, extremes, quarters, ranks, thresholds, word_shares
 from emoe.study.statistics import auroc, pearson, spearman
 
 
@@ -74,7 +64,7 @@ def test_groups_of_one_leave_gaps():
 
 def test_equal_scores():
     same = [record | {"uncertainty": 1.0} for record in records()]
-    assert all(row["uncertainty"] == 1 for row in quarters(same, 10)[:4])
+    assert [row["prompts"] for row in quarters(same, 10)[:-2]] == [40]  # all in one quarter
     assert math.isnan(ranks(same, 10)[0]["Spearman"].value)
     assert [row["prompt"] for row in extremes(same, 40)[1]] == [record["prompt"] for record in same]
 
@@ -90,6 +80,10 @@ def test_words():
     assert word_shares(covered, "red ")[0]["with 'red '"] == 2
     finnish = [{"prompt": prompt, "uncertainty": 1.0} for prompt in ("pala pizzaa", "pizza", "Pizzapala", "minipizza")]
     assert [word_shares(finnish, word)[0][f"with {word!r}"] for word in ("pizza", "pizza*")] == [1, 3]
+    few = [{"prompt": "pizza" if i in (0, 1, 9) else "a dog", "uncertainty": float(i)} for i in range(12)]
+    (row,) = word_shares(few, "pizza")
+    assert row["in the lowest quarter"] == pytest.approx(2 / 3)
+    assert row["p"] == pytest.approx((3 * 9 + 1) / 220)  # of the 220 ways to lie, those with two or three of the three
     assert math.isnan(word_shares(found, "sushi")[0]["in the lowest quarter"])
     without = [{key: value for key, value in record.items() if key != "group"} for record in found]
     (everything,) = word_shares(without, "pizza")
@@ -130,7 +124,8 @@ def test_the_best_number_comes_first():
     rows = compared(drawn(), 50)
     assert rows[0]["number"] == "uncertainty"
     assert rows[0]["Spearman with CLIP score"].value < -0.9
-    assert 0 <= rows[0]["AUSE"].value < 0.01
+    assert rows[0]["of the best gain"].value > 0.95
+    assert rows[0]["better by"].value == 0
     assert rows[0]["AUROC of the worst quarter"].value > 0.95
     chance = next(row for row in rows if row["number"] == "chance")
     assert chance["AUROC of the worst quarter"].low < 0.5 < chance["AUROC of the worst quarter"].high
@@ -149,7 +144,7 @@ def test_the_order_of_numbers():
     assert [row["number"] for row in compared(without, 5)] == order
     alone = compared([record | {"group": "a"} for record in without], 5)
     assert [row["number"] for row in alone] == ["uncertainty", "relative", "opposite", "half"]  # nothing to judge by
-    assert list(alone[0]) == ["number", "Spearman with uncertainty"]
+    assert list(alone[0]) == ["number", "Spearman with uncertainty", "at its ceiling"]
     assert "CLIP score" not in quarters(found[:-1] + without[-1:], 5)[0]  # an image is missing
 
 
@@ -159,7 +154,8 @@ def test_groups_by_uncertainty_and_fit():
         [numpy.mean([record[key] for record in found if record["group"] == name]) for name in "abcd"]
         for key in ("uncertainty", "clip")
     )
-    assert group_correlation(found, 50).value == pytest.approx(pearson(u, clip))
+    row = group_correlations(found)[0]
+    assert (row["groups"], row["r"].value) == (4, pytest.approx(pearson(u, clip)))
 
 
 def test_a_limit_saves_and_costs():
@@ -188,7 +184,7 @@ def known(request) -> tuple[list[dict], pandas.DataFrame]:
 def test_quarters_beside_pandas(known):
     rows, frame = known
     frame = frame.assign(words=frame.prompt.str.split().str.len())
-    frame["at"] = pandas.qcut(frame.uncertainty.rank(method="first"), 4, labels=False)
+    frame["at"] = ((frame.uncertainty.rank() - 1) * 4 // len(frame)).astype(int)  # equal ones in one quarter
     *found, tau, p = quarters(rows, 10)
     columns = {"uncertainty": "uncertainty", "words": "words", "CLIP score": "clip", "SSIM": "ssim"}
     for ours, theirs in columns.items():
@@ -213,9 +209,14 @@ def test_groups_beside_pandas_and_scikit_learn(known):
         assert row["AUROC against a"].value == pytest.approx(roc_auc_score(two.group != "a", two.uncertainty))
 
     means = frame.groupby("group")[["uncertainty", "clip", "group_size"]].mean()
-    assert [list(row.values())[1:] for row in group_means(rows)] == [pytest.approx(list(m)) for m in means.values]
-    expected = stats.pearsonr(means.uncertainty, means["clip"]).statistic
-    assert group_correlation(rows, 10).value == pytest.approx(expected)
+    medians = frame.groupby("group").uncertainty.median()
+    for row, (name, mean) in zip(group_means(rows), means.iterrows(), strict=True):
+        ours = [row[key] for key in ("uncertainty", "CLIP score", "size", "median")]
+        assert ours == pytest.approx([*mean, medians[name]])
+    r, of_medians, ranked = (row["r"].value for row in group_correlations(rows))
+    assert r == pytest.approx(stats.pearsonr(means.uncertainty, means["clip"]).statistic)
+    assert of_medians == pytest.approx(stats.pearsonr(medians, means["clip"]).statistic)
+    assert ranked == pytest.approx(stats.spearmanr(medians, means["clip"]).statistic)
 
 
 def test_numbers_beside_scipy_and_scikit_learn(known):
@@ -229,8 +230,14 @@ def test_numbers_beside_scipy_and_scikit_learn(known):
             roc_auc_score(error > error.quantile(0.75), values)
         )
         assert row["AUROC of other groups than a"].value == pytest.approx(roc_auc_score(frame.group != "a", values))
-        expected = (risks(values, error).mean() - risks(error, error).mean()) / error.mean()
-        assert row["AUSE"].value == pytest.approx(expected)
+        best, own = error.mean() - risks(error, error).mean(), error.mean() - risks(values, error).mean()
+        assert row["of the best gain"].value == pytest.approx(own / best)
+        expected = stats.spearmanr(frame.uncertainty, frame["clip"]).statistic - row["Spearman with CLIP score"].value
+        assert row["better by"].value == pytest.approx(expected)
+        within = [
+            stats.spearmanr(values[of], frame["clip"][of]).statistic for of in frame.groupby("group").groups.values()
+        ]
+        assert row["within groups"] == pytest.approx(numpy.mean(within))
 
 
 def risks(values: pandas.Series, error: pandas.Series) -> pandas.Series:
@@ -266,6 +273,8 @@ def test_limits_and_ablations_beside_pandas(known):
     assert second["Spearman with CLIP score"].value == pytest.approx(expected)
     expected = roc_auc_score(frame.group != "a", frame.relative)
     assert second["AUROC of other groups than a"].value == pytest.approx(expected)
+    order = frame["clip"].to_numpy()[numpy.argsort(frame.relative.to_numpy())]
+    assert [second[f"Q{q}"] for q in (1, 2, 3, 4)] == pytest.approx(order.reshape(4, 15).mean(axis=1).tolist())
 
 
 def test_a_group_of_two_sizes_is_refused():
@@ -273,3 +282,110 @@ def test_a_group_of_two_sizes_is_refused():
     check_sizes(rows[:2])
     with pytest.raises(EmoeError, match=r"group 'a' has the sizes 1 and 3; give all of its prompts the same"):
         check_sizes(rows)
+
+
+# Prompts that tell the same scenes -----------------------------------------------------------------------------------
+
+
+def told(scenes: int = 12, seed: int = 0) -> list[dict]:
+    """Scenes in three languages: "hard" is twice as uncertain as "plain", "same" is not, but each scene by itself."""
+    rng = numpy.random.default_rng(seed)
+    rows = []
+    for scene in range(scenes):
+        level = rng.lognormal(sigma=2)
+        for group, factor in (("plain", 1), ("hard", 2), ("same", 1)):
+            noises = (level * factor * rng.lognormal(sigma=0.1, size=3)).tolist()
+            row = {
+                "prompt": f"{group} {'and ' * (scene % 4)}{scene}",
+                "group": group,
+                "reference_text": f"scene {scene}",
+            }
+            rows.append(row | {"uncertainty": float(numpy.mean(noises)), "relative": 1.0, "by_seed": noises})
+    return rows
+
+
+def test_pairs_beside_scipy_and_pandas():
+    rows = told()
+    frame = pandas.DataFrame(rows).pivot(index="reference_text", columns="group", values="uncertainty")
+    hard, same = pairs(rows, 200)
+    assert (hard["group"], hard["pairs"]) == ("hard", 12)
+    for row in (hard, same):
+        logs = numpy.log(frame[row["group"]] / frame["plain"])
+        assert row["times the first"].value == pytest.approx(stats.gmean(frame[row["group"]] / frame["plain"]))
+        assert row["pairs above"] == (logs > 0).mean()
+        assert row["p"] == pytest.approx(stats.wilcoxon(logs).pvalue)
+    assert 1.8 < hard["times the first"].low < 2 < hard["times the first"].high < 2.2
+    assert hard["p (Holm)"] == 2 * hard["p"] < 0.05 < same["p (Holm)"]
+    noises = numpy.array([row["by_seed"] for row in rows]).reshape(12, 3, 3)  # scene, language, noise
+    ratios = stats.gmean(noises[:, 1] / noises[:, 0])
+    assert hard["noise by noise"] == f"{ratios.min():.3f} to {ratios.max():.3f}"
+    drawn = pairs([row | {"clip": 30.0 - (row["group"] == "hard")} for row in rows], 20)
+    assert drawn[0]["CLIP score, difference"].value == -1
+
+
+def test_pairs_see_what_independent_prompts_would_not():
+    """Scenes differ far more than languages."""
+    alone = [{key: value for key, value in row.items() if key != "reference_text"} for row in told()]
+    beside = groups(alone, 200)[1]["AUROC against plain"]
+    assert beside.low < 0.5 < beside.high
+    assert groups(told(), 200)[1]["AUROC against plain"].low > 0.5  # the same scenes on both sides
+    assert pairs(told(), 200)[0]["times the first"].low > 1
+
+
+def test_lists_without_pairs():
+    rows = told()
+    assert pairs([{key: v for key, v in row.items() if key != "reference_text"} for row in rows], 10) == []
+    assert pairs([row for row in rows if row["group"] == "hard"], 10) == []
+    assert pairs([], 10) == []
+    twice = [*rows, rows[1] | {"prompt": "once more"}]
+    assert [row["pairs"] for row in pairs(twice, 10)] == [11, 12]  # a scene told twice by one group is no pair
+    assert pairs([row | {"uncertainty": 0.0} for row in rows], 10) == []  # no ratio
+
+
+def test_groups_that_are_paired_are_tested_in_pairs_alone():
+    assert "p" not in groups(told(), 10)[1]
+    alone = [{key: v for key, v in row.items() if key != "reference_text"} for row in told()]
+    first, hard, same = groups(alone, 10)
+    u = {name: [row["uncertainty"] for row in alone if row["group"] == name] for name in ("plain", "hard", "same")}
+    assert "p" not in first
+    for row in (hard, same):
+        assert row["p"] == pytest.approx(stats.mannwhitneyu(u[row["group"]], u["plain"]).pvalue)
+    assert max(hard["p (Holm)"], same["p (Holm)"]) >= max(hard["p"], same["p"])
+
+
+def test_scenes_are_the_sample():
+    """The same prompts over and over make nothing surer."""
+    once = told()
+    often = [row for row in once for _ in range(5)]
+    sure, far = (ranks(rows, 300)[0]["Spearman"] for rows in (often, once))
+    assert sure.high - sure.low == pytest.approx(far.high - far.low, rel=0.15)
+    *_, p = quarters(often, 10)
+    assert math.isnan(p["words"])
+    assert scenes([{"reference_text": "a"}, {"reference_text": "b"}, {}]) is None
+    assert scenes([{"reference_text": "a"}, {"reference_text": "a"}, {}, {}]).tolist() in ([2, 2, 0, 1], [0, 0, 1, 2])
+
+
+def test_noise_by_noise():
+    rows = told()
+    noises = numpy.array([row["by_seed"] for row in rows]).T
+    hard = groups(rows, 10)[1]
+    mine = numpy.array([row["group"] in ("plain", "hard") for row in rows])
+    other = numpy.array([row["group"] == "hard" for row in rows])[mine]
+    found = [roc_auc_score(other, u[mine]) for u in noises]
+    assert hard["noise by noise"] == f"{min(found):.3f} to {max(found):.3f}"
+    assert "noise by noise" not in groups(records(), 10)[1]
+
+
+def test_baselines_are_held_against_the_noise_they_had():
+    """A baseline that is the first noise's own uncertainty is no better and no worse."""
+    rows = [row | {"clip": -row["uncertainty"], "baselines": {"first": row["by_seed"][0]}} for row in told()]
+    found = {row["number"]: row for row in compared(rows, 20)}
+    assert found["first"]["better by"] == (0, 0, 0)
+    assert found["uncertainty"]["better by"] == (0, 0, 0)
+
+
+def test_a_ceiling():
+    rows = [row | {"baselines": {"flat": min(1.0, i / 20)}} for i, row in enumerate(told())]
+    found = {row["number"]: row["at its ceiling"] for row in compared(rows, 5)}
+    assert found["flat"] == pytest.approx(16 / 36)
+    assert found["uncertainty"] == pytest.approx(1 / 36)

@@ -15,12 +15,16 @@ from emoe.study.statistics import (
     auroc,
     ause,
     bootstrap,
+    fisher,
+    gain,
     partial_spearman,
     pearson,
     quartile,
     quartile_table,
+    rank_sum,
     risk_coverage,
     spearman,
+    student,
     trend,
 )
 
@@ -99,7 +103,8 @@ def test_jonckheere_terpstra_by_hand():
 
 def test_quartiles():
     assert quartile([5, 1, 3, 7, 2, 6, 8, 4]).tolist() == [3, 1, 2, 4, 1, 3, 4, 2]
-    assert numpy.bincount(quartile(numpy.zeros(10)))[1:].tolist() == [3, 2, 3, 2]
+    assert quartile(numpy.zeros(10)).tolist() == [2] * 10  # equal ones lie together, whatever their order
+    assert quartile([1, 2, 2, 2, 2, 3, 4, 5]).tolist() == [1, 2, 2, 2, 2, 3, 4, 4]
     assert quartile([]).tolist() == []
     rows = quartile_table([4, 3, 2, 1], clip=[10, 20, 30, 40])
     assert rows[0] == {"quartile": 1, "prompts": 1, "uncertainty": 1, "clip": 40}
@@ -163,12 +168,56 @@ def test_clusters_may_lie_anywhere_and_differ_in_size():
         sizes = {"a": 1, "b": 2, "c": 3}
         return float(all((labels == name).sum() % size == 0 for name, size in sizes.items()))
 
-    assert bootstrap(whole, [*"cabcbc"], clusters=[*"cabcbc"], resamples=100) == (1, 1, 1)
+    labels = [*"cabcbcdddee"]
+    assert bootstrap(whole, labels, clusters=labels, resamples=100) == (1, 1, 1)
 
 
 def test_strata_keep_their_sizes():
-    sizes = bootstrap(lambda s: float((s == "b").sum()), [*"aabbb"], strata=[*"aabbb"], resamples=50)
-    assert sizes == (3, 3, 3)
+    labels = [*"aaaaabbbbbbb"]
+    assert bootstrap(lambda s: float((s == "b").sum()), labels, strata=labels, resamples=50) == (7, 7, 7)
+
+
+def test_too_few_say_nothing_of_how_sure():
+    few = dict.fromkeys(("low", "high"), float("nan"))
+    for told in ({}, {"clusters": [*"aabbccdd"]}, {"strata": [*"aaaabbbb"]}):
+        count = 8 if told else 4
+        found = bootstrap(mean, numpy.arange(count), resamples=20, **told)
+        assert found.value == (count - 1) / 2
+        assert str(found._asdict() | {"value": 0}) == str({"value": 0} | few)
+    assert bootstrap(mean, numpy.arange(5), resamples=20).low < 2
+
+
+def test_student_beside_scipy(rng):
+    x = rng.normal(size=6)
+    expected = stats.ttest_1samp(x, 0).confidence_interval(0.95)
+    assert student(x) == pytest.approx((x.mean(), *expected))
+    assert math.isnan(student([3.0]).low)
+
+
+def test_fisher_beside_scipy(rng):
+    x, y = rng.normal(size=(2, 9))
+    found = stats.pearsonr(x, y)
+    expected = found.confidence_interval(0.95)
+    assert fisher(found.statistic, 9) == pytest.approx((found.statistic, *expected))
+    assert math.isnan(fisher(0.5, 3).low)
+    assert math.isnan(fisher(1.0, 9).low)
+
+
+def test_rank_sum_beside_scipy(rng):
+    x, y = with_ties(rng, 30), with_ties(rng, 20) + 0.5
+    assert rank_sum(x, y) == pytest.approx(stats.mannwhitneyu(x, y).pvalue)
+    assert rank_sum([1, 2, 3], [4, 5, 6]) == pytest.approx(0.1)  # 2 of 20 orders are as far apart
+    assert math.isnan(rank_sum([], [1.0]))
+    assert math.isnan(rank_sum([1.0, 1.0], [1.0]))
+
+
+def test_gain_by_hand():
+    error = [1, 2, 3, 4]
+    assert gain(error, error) == 1
+    assert gain([0, 0, 0, 0], error) == pytest.approx(0)
+    assert gain([4, 3, 2, 1], error) == pytest.approx(-1)
+    assert gain([1, 3, 2, 4], error) == gain([1, 3, 2, 4], numpy.add(error, 70))  # wherever errors begin
+    assert math.isnan(gain([1, 2], [3, 3]))
 
 
 def test_a_paired_difference_is_surer_than_two_intervals():

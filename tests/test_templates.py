@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from emoe.errors import EmoeError
-from emoe.study.templates import differences, fill, holm, signed_ranks, slots
+from emoe.study.statistics import holm, signed_ranks
+from emoe.study.templates import differences, fewest_seeds, fill, prompts, slots
 
 TEMPLATE = "A {white|black} {man|woman|child} at work"
 
@@ -36,11 +37,11 @@ def test_differences_are_in_pairs():
     noise = rng.normal(size=(8, 1)) * 10  # what a seed does to all prompts alike takes no part
     colour, person = numpy.repeat([0, 1], 3), numpy.tile([0, 0.5, -2], 2)
     u = noise + colour + person + 0.01 * rng.normal(size=(8, 6))
-    by_seed = [[{"uncertainty": value} for value in row] for row in u.tolist()]
-    black, woman, child = differences(TEMPLATE, by_seed, 200)
+    black, woman, child = differences(TEMPLATE, u)
     for row, effect in ((black, 1), (woman, 0.5), (child, -2)):
         assert row["mean difference"].value == pytest.approx(effect, abs=0.02)
         assert row["mean difference"].low <= effect + 0.02
+        assert row["mean difference"].low < row["mean difference"].value < row["mean difference"].high
         assert row["pairs above 0"] == (1 if effect > 0 else 0)
         assert row["p"] == pytest.approx(2 / 2**8)  # all eight seeds agree
         assert row["p (Holm)"] == pytest.approx(3 * 2 / 2**8)
@@ -48,14 +49,36 @@ def test_differences_are_in_pairs():
     per_seed = (u[:, 3:] - u[:, :3]).mean(axis=1)
     assert black["p"] == pytest.approx(stats.wilcoxon(per_seed).pvalue)
     assert black["in percent"] == pytest.approx(100 * per_seed.mean() / u[:, :3].mean())
-    assert black["seeds"] == 8
+    expected = stats.ttest_1samp(per_seed, 0).confidence_interval(0.95)
+    assert (black["mean difference"].low, black["mean difference"].high) == pytest.approx(tuple(expected))
+
+
+def test_every_prompt_beside_the_first():
+    rng = numpy.random.default_rng(0)
+    u = rng.normal(size=(8, 1)) * 10 + 20 + numpy.array([0, 1, -1, 3]) + 0.01 * rng.normal(size=(8, 4))
+    rows = prompts([{"prompt": name} for name in "abcd"], u)
+    assert [row["prompt"] for row in rows] == ["c", "a", "b", "d"]
+    assert "p" not in rows[1]
+    for row, own in ((rows[0], 2), (rows[2], 1), (rows[3], 3)):
+        assert row["uncertainty"].value == pytest.approx(u[:, own].mean())
+        assert row["mean difference"].value == pytest.approx((u[:, own] - u[:, 0]).mean())
+        assert row["p (Holm)"] == pytest.approx(3 * 2 / 2**8)
+
+
+@pytest.mark.parametrize("template", ["a {b|c}", "{a|b} {c|d}", "{a|b|c} {d|e|f}", "{a|b|c|d|e|f|g|h}"])
+def test_the_fewest_seeds_are_enough_and_one_less_is_not(template):
+    rows = sum(len(choices) - 1 for choices in slots(template))
+    fewest = fewest_seeds(template)
+    for seeds, sure in ((fewest, True), (fewest - 1, False)):
+        p = signed_ranks(1 + numpy.arange(seeds))
+        assert (holm([p] * rows)[0] < 0.05) is sure
 
 
 def test_what_cannot_be_tested_is_a_gap():
     assert math.isnan(signed_ranks(numpy.zeros(5)))
     assert math.isnan(signed_ranks(numpy.ones(1)))
     assert signed_ranks(numpy.ones(2)) == 0.5
-    row = differences("{a|b}", [[{"uncertainty": 1.0}, {"uncertainty": 1.0}]], 10)[0]
+    row = differences("{a|b}", numpy.ones((1, 2)))[0]
     assert math.isnan(row["p (Holm)"])
     assert row["pairs above 0"] == 0
 

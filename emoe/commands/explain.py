@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from emoe.pipeline import EMoE
 
 DESCRIPTION = """\
-Leaves out each word of a prompt, and each pair of neighbours, and shows what that does to the uncertainty, beside what
-the starting noise alone does to it. Also the route with the similarities behind it, and where the paths disagree.
+Leaves out each word of a prompt, and each pair of neighbours, and shows how many times as uncertain they make it,
+beside what the starting noise alone does. Also where the paths disagree, and whose, and the route behind it.
 """
 SHADES = " .:-=+*#%@"  # little to much
 
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         show(json.dumps(explanation.record(), ensure_ascii=False))
         return 0
-    for line in (*_head(explanation, options.seeds), *_words(explanation), *_route(explanation, model)):
+    for line in (*_head(explanation, options.seeds), *_words(explanation), *_experts(explanation, model)):
         show(visible(line))
     return 0
 
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 def _head(found: Explanation, seeds: int) -> list[str]:
     lines = [
         f"{found.uncertainty:.4g} uncertainty, give or take {found.spread:.2g} from noise to noise ({seeds} seeds)",
-        f"  epistemic {found.eu:.4g}, aleatoric {found.aleatoric:.4g} (eu)",
+        f"  eu {found.eu:.4g}; what the noise alone moves, in the same unit: {found.aleatoric:.4g}",
         "  where the paths disagree, least to most:",
     ]
     low, high = found.map.min(), found.map.max()
@@ -68,22 +68,21 @@ def _head(found: Explanation, seeds: int) -> list[str]:
 def _words(found: Explanation) -> list[str]:
     if not found.changes:
         return ["there is one word; nothing can be left out"]
-    lines = ["they add  +/- 95 %   without  word  left out"]
-    for change in sorted(found.changes, key=lambda change: -change.raises):
+    lines = ["with these words it is so many times as uncertain as without:"]
+    lines.append("   times  95 % over noises  word")
+    for change in sorted(found.changes, key=lambda change: -change.times):
         remark = "" if change.clear else "  (within the noise)"
-        without = found.uncertainty - change.raises
-        lines.append(
-            f"{change.raises:>+8.3g}  {change.margin:>8.2g}  {without:>8.3g}  {change.at:>4}  {change.words}{remark}"
-        )
+        interval = f"{change.low:.3g} to {change.high:.3g}"
+        lines.append(f"{change.times:>8.3g}  {interval:>16}  {change.at:>4}  {change.words}{remark}")
     return lines
 
 
-def _route(found: Explanation, model: EMoE) -> list[str]:
-    if found.weights is None:
-        return ["the route differs from layer to layer (hidden gate)"]
-    lines = ["  weight  similarity  expert"]
-    for i, weight in enumerate(found.weights):
+def _experts(found: Explanation, model: EMoE) -> list[str]:
+    """How much of eu is each one's path, and how the gate has chosen."""
+    lines = [" of eu  weight  similarity  expert"]
+    for i, share in enumerate(found.shares):
+        weight = "by layer" if found.weights is None else f"{found.weights[i]:.3f}"
         likeness = "" if found.similarities is None else f"{found.similarities[i]:.4f}"
         name = (model.experts[i].name if i < len(model.experts) else None) or f"expert {i + 1}"
-        lines.append(f"{weight:>8.3f}  {likeness:>10}  {name}")
+        lines.append(f"{share:>5.0%}  {weight:>7}  {likeness:>10}  {name}")
     return lines

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from emoe.commands.options import texts_of
+from emoe.errors import EmoeError
 from emoe.records import USUAL, Record, RecordFile
 
 if TYPE_CHECKING:
@@ -40,4 +41,7 @@ def kept_scores(model: EMoE, rows: list[Record], reading: Reading, batch_size: i
     done = file.go_on(model.batch_size(batch_size, SCORED))
     for records in scored(model, rows, reading, batch_size, done):
         file.write(records)
-    return RecordFile(path, rows, USUAL).records
+    records = RecordFile(path, rows, USUAL).records
+    if reading.seeds > 1 and not all("by_seed" in record for record in records):
+        raise EmoeError(f"{path} is of an earlier version of emoe, without the noises one by one; name another folder")
+    return records

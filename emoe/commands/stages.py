@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from math import isnan
 from pathlib import Path
 
 from tqdm import tqdm
 
-from emoe.commands import scored
 from emoe.commands.options import texts_of
 from emoe.gallery import RECORDS, intact, save
 from emoe.generations import Recipe
@@ -89,13 +88,6 @@ def along(
     found = _stage(path, rows, told, compute, model.batch_size(batch_size, DRAWN), name)
     ways = found[0][name]
     return {way: [record | {"uncertainty": record[name][way]} for record in found] for way in ways}
-
-
-def by_seed(model: EMoE, rows: list[Record], reading: Reading, batch_size: int | None, folder: Path):
-    """The list once for every seed of the reading: (seeds, prompts) records."""
-    seeds = range(reading.seed, reading.seed + reading.seeds)
-    one_by_one = [replace(reading, seed=seed, seeds=1) for seed in seeds]
-    return [scored.kept_scores(model, rows, one, batch_size, folder / f"{one.seed}.jsonl") for one in one_by_one]
 
 
 def _stage(

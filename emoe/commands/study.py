@@ -14,6 +14,7 @@ from emoe.prompts import check_text
 from emoe.records import USUAL, Record, RecordFile
 from emoe.terminal import say
 from emoe.whole import check_place
+from emoe.words import stem_of
 
 if TYPE_CHECKING:
     from emoe.generations import Recipe
@@ -29,7 +30,6 @@ side by side (a `group` column of the list), words; with --images also how well 
 simpler numbers say more. A run cut short goes on, and the same list gives the same report.
 """
 RESAMPLES = 1000  # of every interval
-SEEDS = 6  # that all agree by chance once in 32 times: fewer never have p < 0.05
 
 
 def add_to(commands: Any) -> argparse.ArgumentParser:
@@ -57,14 +57,10 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     be_verbose(options)
-    if not all(word.strip().removesuffix("*") for word in options.word):
+    if not all(map(stem_of, options.word)):
         raise EmoeError("--word is empty; name a word")
     for text in (*options.word, options.negative, options.template or ""):
         check_text(text)
-    if options.template is not None and options.seeds < SEEDS:
-        raise EmoeError(
-            f"--template compares over noises, of which {SEEDS} are the fewest that can tell; set --seeds 16"
-        )
     if options.clip is not None and not options.images:
         raise EmoeError("--clip asks how well images fit, and none are drawn; add --images")
     if options.template is not None and (options.prompt or options.prompts is not None):
@@ -74,18 +70,20 @@ def run(options: argparse.Namespace) -> int:
     from emoe.config import read_weights
 
     try:
-        from emoe.study import ablations, paper, questions, templates  # noqa: F401
+        from emoe.study import ablations, columns, paper, templates  # noqa: F401
     except ModuleNotFoundError as error:
         raise EmoeError(f"emoe study needs {error.name}; pip install 'emoe[study]'") from error
     if options.template is not None:
         rows = templates.fill(options.template, options.negative)
-    questions.check_sizes(rows)
+        if options.seeds < (fewest := templates.fewest_seeds(options.template)):
+            raise EmoeError(f"--template compares over noises, of which {fewest} can tell at the least; set --seeds 16")
+    columns.check_sizes(rows)
     if not options.out:
         raise EmoeError("--out is empty; name a folder")
     _ = read_weights(options.weights)  # a mistake there leaves no folder
     options.ablate = ablations.check(options.ablate) if options.ablate is not None else []
     folder = Path(options.out)
-    asks = {"images": options.images, "seeds": options.template is not None, "ablations": bool(options.ablate)}
+    asks = {"images": options.images, "ablations": bool(options.ablate)}
     _make(folder, "tables", *(name for name, needed in asks.items() if needed))
     with alone(folder / "scores.jsonl"):
         return _study(options, rows, folder)
@@ -162,8 +160,7 @@ def _found(
         parts.append([{"baselines": record["baselines"]} for record in seen])
     records = stages.joined(parts)
     if options.template is not None:
-        found |= {"template": options.template}
-        found["by_seed"] = stages.by_seed(model, rows, reading, batch, folder / "seeds")
+        found["template"] = options.template
     if options.ablate:
         found["ways"] = {"as studied": records}
         for way in ways:

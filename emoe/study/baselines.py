@@ -74,6 +74,11 @@ def apart(x: Tensor) -> Tensor:
     return (x[:, :, None] - x[:, None]).square().sum(dim=-1)
 
 
+def change(seen: Observed) -> Tensor:
+    """(b,): how far the prompt moves the mean path at the mid-block, beside the empty prompt by the same route."""
+    return (seen.m_post.mean(dim=0) - seen.m_empty.mean(dim=0)).square().flatten(1).mean(dim=1)
+
+
 def _dimension(seen: Observed) -> int:
     return seen.z[0].numel()
 
@@ -112,6 +117,7 @@ BASELINES: dict[str, Baseline] = {
     **{f"PaiDE {name}": _paide(name, False) for name in ("KL", "Bhattacharyya", "W2")},
     **{f"PaiDE {name}, D/d": _paide(name, True) for name in ("KL", "Bhattacharyya", "W2")},
     "mean W2": lambda seen: mean_distance(distances(seen, "W2")),
+    "silence": lambda seen: -change(seen),  # no disagreement at all: how little the prompt does
     "tokens": lambda seen: -seen.tokens.double(),  # shorter is more uncertain, as in the paper's Table 1
 }
 GATED: dict[str, Baseline] = {  # where the gate has logits

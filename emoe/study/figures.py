@@ -11,7 +11,8 @@ from PIL import Image
 
 from emoe.images import contact_sheet, open_small
 from emoe.records import Record
-from emoe.study.questions import estimates, group_means, groups_of, measures, of_group, uncertainties
+from emoe.study.columns import estimates, groups_of, measures, of_group, uncertainties
+from emoe.study.groups import group_means
 from emoe.study.statistics import quartile, risk_coverage
 
 WIDE = 100  # times as large: such numbers are shown on a logarithmic scale

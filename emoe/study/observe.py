@@ -23,6 +23,7 @@ class Observed(NamedTuple):
 
     m_pre: Tensor  # (e, b, c, h/8, w/8), conditional half
     m_post: Tensor
+    m_empty: Tensor  # m_post of the negative half, which has the empty prompt
     z: Tensor  # (b, 4, h, w) where the paths start
     now: Prediction  # (e, b, 4, h, w) what each path makes of z, guided: image and noise
     unguided: Prediction  # the same, conditional half alone
@@ -54,6 +55,7 @@ def observe(
     return Observed(
         m_pre=m_pre[1],
         m_post=m_post[1],
+        m_empty=m_post[0],
         z=z,
         now=predict(z, guided, timestep, model.prediction),
         unguided=predict(z, output[1], timestep, model.prediction),

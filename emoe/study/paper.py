@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from emoe.records import Record
-from emoe.study import figures, questions
+from emoe.study import columns, figures, groups, questions, templates
 from emoe.study.report import Report
-from emoe.study.templates import differences
 
-INTERVALS = "Parentheses: 95 % bootstrap intervals over prompts."
 FIRST = " (uncertainty and relative: a mean over noises, the others of the first one alone)"
 SAME = 0.999  # rank correlation of what is one number by two names
 SHOWN = 6  # images of the most and of the least uncertain
@@ -27,10 +25,18 @@ class Studied:
     images: Path | None = None  # the folder of them, where they were drawn
     words: Sequence[str] = ()
     template: str = ""
-    by_seed: Sequence[Sequence[Record]] = ()  # of the template's prompts
     ways: Mapping[str, Sequence[Record]] = field(default_factory=dict)  # the list read in other ways, its own first
     cost: Sequence[Mapping[str, Any]] = ()
     resamples: int = 1000
+
+    @property
+    def intervals(self) -> str:
+        """What the parentheses of a table mean."""
+        over = "prompts"
+        if columns.scenes(self.records) is not None:
+            over = "scenes (prompts of one `reference` are drawn together)"
+        one = " All of one noise: another may move a number by more (--seeds)." if self.settings["seeds"] == 1 else ""
+        return f"Parentheses: 95 % bootstrap intervals over {over}; none for fewer than five.{one}"
 
 
 def write_report(found: Studied, folder: Path) -> Path:
@@ -50,8 +56,8 @@ def _settings(report: Report, found: Studied) -> None:
     report.section(
         "What was measured",
         f"{len(found.records)} prompts. Uncertainty is the variance of the experts' paths at the mid-block, times "
-        "the square root of its dimensions (or what the estimator below says): higher means less known. Only scores of "
-        "the same settings compare.",
+        "the square root of its dimensions (or what the estimator below says). Only scores of the same settings "
+        "compare. A low one says that the experts agree, not that a prompt is known; a high one is a reason to look.",
     )
     report.table([{"setting": key, "value": value} for key, value in found.settings.items()])
 
@@ -71,7 +77,8 @@ def _quarters(report: Report, found: Studied) -> None:
     report.section(
         "Quarters of the list",
         "From the least uncertain quarter to the most: do prompts get shorter, and do images fit worse (the paper's "
-        "Tables 1, 3 and 5, Figure 4)? The trend's p is Kendall's, which is the Jonckheere-Terpstra test. " + INTERVALS,
+        "Tables 1, 3 and 5, Figure 4)? The trend's p is Kendall's, which is the Jonckheere-Terpstra test, and a gap "
+        "where prompts depend on one another. " + found.intervals,
     )
     report.table(questions.quarters(found.records, found.resamples))
     report.table(questions.ranks(found.records, found.resamples))
@@ -82,38 +89,49 @@ def _quarters(report: Report, found: Studied) -> None:
 
 
 def _groups(report: Report, found: Studied) -> None:
-    names = questions.groups_of(found.records)
+    names = columns.groups_of(found.records)
     if not names or found.template:
         return
+    noises = " Noise by noise: from the least to the most, over --seeds." * (found.settings["seeds"] > 1)
     report.section(
         "Groups",
         "AUROC: the chance that a prompt of the group is more uncertain than one of the list's first group; 0.5 if "
-        "nothing tells them apart (the paper's Table 2 and Figure 5). " + INTERVALS,
+        f"nothing tells them apart (the paper's Table 2 and Figure 5).{noises} {found.intervals}",
     )
-    report.table(questions.groups(found.records, found.resamples))
+    report.table(groups.groups(found.records, found.resamples))
     report.plot("groups", figures.distributions(found.records), "distributions of uncertainty, a group a line")
-    if len(names) > 2 and "CLIP score" in questions.measures(found.records):
-        r = questions.group_correlation(found.records, found.resamples)
+    if rows := groups.pairs(found.records, found.resamples):
+        report.section(
+            "Groups, in pairs",
+            "The same scene (`reference`), told by a group and by the first one: how many times as uncertain, a "
+            f"geometric mean. p is Wilcoxon's, over scenes.{noises} {found.intervals}",
+        )
+        report.table(rows)
+    if len(names) > 2 and "CLIP score" in columns.measures(found.records):
         report.section(
             "Groups: uncertainty and fit",
-            f"Pearson's r of the groups' means is {r} over {len(names)} groups (the paper's Figure 7: 25 languages). "
-            "The interval is over groups; a point's size is the group's `size`, where the list has one.",
+            "Do groups that are more uncertain have images that fit worse (the paper's Figure 7: 25 languages)? "
+            "Parentheses: 95 % intervals over groups (Fisher's z). A point's size is the group's `size`, where the "
+            "list has one.",
         )
-        report.table(questions.group_means(found.records))
+        report.table(groups.group_correlations(found.records))
+        report.table(groups.group_means(found.records))
         report.plot(
             "group-means", figures.group_points(found.records), "mean uncertainty and mean CLIP score, by group"
         )
 
 
 def _compared(report: Report, found: Studied) -> None:
-    if len(questions.estimates(found.records)) == 2 and not found.images:
+    if len(columns.estimates(found.records)) == 2 and not found.images:
         return
     first = FIRST if found.settings["seeds"] > 1 else ""
     report.section(
         "Is it better than simpler numbers?",
-        f"Of the same noise, in the same run{first}; the best first. AUSE: what a number's order loses against the "
-        "best order there is (0: nothing). An interval that holds 0.5 (of AUROC) or 0 (of Spearman) means that the "
-        "number says nothing sure about this list. " + INTERVALS,
+        f"Of the same noise, in the same run{first}; the best first, as these very prompts have it. Better by: how "
+        "much stronger its rank correlation with the CLIP score is than uncertainty's; an interval that holds 0 leaves "
+        "that open. Of the best gain: what drawing in its order gains, 1 for the best order there is, 0 for any. "
+        "Within groups: the mean of each group's own correlation. At its ceiling: the share of prompts that it cannot "
+        f"tell from the most uncertain. {found.intervals}",
     )
     rows = questions.compared(found.records, found.resamples)
     report.table(rows)
@@ -129,7 +147,7 @@ def _words(report: Report, found: Studied) -> None:
         report.section(
             f"The word {word}",
             "Of a group's prompts that hold it, the share among the group's least uncertain quarter: as of all its "
-            "prompts, if the word said nothing (the paper's Table 4).",
+            "prompts, if the word said nothing; p is the chance of so many or more then (the paper's Table 4).",
         )
         report.table(questions.word_shares(found.records, word))
 
@@ -140,11 +158,13 @@ def _template(report: Report, found: Studied) -> None:
     report.section(
         "What the words of the template do",
         f"{found.template} (the paper's Figure 1). Differences in pairs: the same noise, the same other words. "
-        "Intervals and p are over noises (--seeds), for these very prompts; other templates may say otherwise.",
+        "Intervals (Student's) and p are over noises (--seeds), for these very prompts; another template may say "
+        "otherwise.",
     )
-    report.table(differences(found.template, found.by_seed, found.resamples))
-    rows = [{"prompt": record["prompt"], "uncertainty": record["uncertainty"]} for record in found.records]
-    report.table(sorted(rows, key=lambda row: row["uncertainty"]))
+    noises = columns.by_noise(found.records)
+    report.table(templates.differences(found.template, noises))
+    report.section("The prompts of the template", "Each beside the first, under the same noises.")
+    report.table(templates.prompts(found.records, noises))
 
 
 def _ablations(report: Report, found: Studied) -> None:
@@ -154,7 +174,7 @@ def _ablations(report: Report, found: Studied) -> None:
         "The same list, read in other ways",
         "If the order of prompts depends on a choice, so does the verdict (the paper's Figure 8). A timestep starts "
         "from the same noise; `run` is at that timestep of the paper's Algorithm 1, and `latent` after its first step "
-        "(both of the first seed). " + INTERVALS,
+        "(both of the first seed). Q1 to Q4: mean CLIP score by quarter of that number. " + found.intervals,
     )
     report.table(questions.ablations(found.ways, found.resamples))
 

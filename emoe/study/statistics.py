@@ -6,7 +6,7 @@ equal) is nan, never an error: a report then has a gap where it would have had a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy
@@ -70,6 +70,31 @@ def trend(groups: ArrayLike, values: ArrayLike) -> Trend:
 # Detection -----------------------------------------------------------------------------------------------------------
 
 
+def rank_sum(x: ArrayLike, y: ArrayLike) -> float:
+    """p of the Mann-Whitney test, two-sided: are x and y drawn alike? nan where either is empty, or all are equal."""
+    x, y = numpy.asarray(x, float), numpy.asarray(y, float)
+    if not len(x) or not len(y) or not numpy.ptp([*x, *y]):
+        return float("nan")
+    return float(stats.mannwhitneyu(x, y).pvalue)
+
+
+def signed_ranks(differences: Array) -> float:
+    """p of Wilcoxon's test that differences lie about 0, two-sided. nan where there is nothing to rank."""
+    if len(differences) < 2 or not differences.any():
+        return float("nan")
+    return float(stats.wilcoxon(differences).pvalue)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Corrected for how many there are; what is nan is not counted."""
+    order = sorted((value, i) for i, value in enumerate(p) if value == value)
+    corrected, largest = [float("nan")] * len(p), 0.0
+    for rank, (value, i) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * value))
+        corrected[i] = largest
+    return corrected
+
+
 def auroc(scores: ArrayLike, positive: ArrayLike) -> float:
     """The chance that a positive prompt (one to be rejected) scores above another; equal scores count half.
 
@@ -114,15 +139,23 @@ def ause(uncertainty: ArrayLike, error: ArrayLike) -> float:
     return (aurc(uncertainty, error) - aurc(error, error)) / mean if mean > 0 else float("nan")
 
 
+def gain(uncertainty: ArrayLike, error: ArrayLike) -> float:
+    """The part of what the best order gains over chance that this order gains: 1 the best, 0 chance, below it worse.
+
+    As `aurc`, but free of where errors begin to count.
+    """
+    mean = float(numpy.mean(error))
+    most = mean - aurc(error, error)
+    return (mean - aurc(uncertainty, error)) / most if most > 0 else float("nan")
+
+
 # Groups by uncertainty -----------------------------------------------------------------------------------------------
 
 
 def quartile(uncertainty: ArrayLike) -> Array:
-    """(n,) 1 to 4: which quarter of the prompts each belongs to, 1 the least uncertain; ties go by order."""
-    order = numpy.argsort(uncertainty, kind="stable")
-    found = numpy.empty(len(order), int)
-    found[order] = numpy.arange(len(order)) * 4 // max(1, len(order)) + 1
-    return found
+    """(n,) 1 to 4: which quarter of the prompts each belongs to, 1 the least uncertain; equal ones to the same."""
+    before = stats.rankdata(uncertainty) - 1  # of equal ones, the mean
+    return (before * 4 // max(1, len(before))).astype(int) + 1
 
 
 def quartile_table(uncertainty: ArrayLike, **columns: ArrayLike) -> list[dict[str, float]]:
@@ -137,6 +170,26 @@ def quartile_table(uncertainty: ArrayLike, **columns: ArrayLike) -> list[dict[st
 
 
 # How sure ------------------------------------------------------------------------------------------------------------
+
+
+FEWEST = 5  # prompts, scenes or noises, of which resamples say how sure a number is
+
+
+def student(values: ArrayLike, level: float = 0.95) -> Interval:
+    """The mean of a few values, and Student's interval."""
+    values = numpy.asarray(values, float)
+    if len(values) < 2:
+        return Interval(float(values.mean()), float("nan"), float("nan"))
+    margin = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return Interval(float(values.mean()), float(values.mean() - margin), float(values.mean() + margin))
+
+
+def fisher(r: float, n: int, level: float = 0.95) -> Interval:
+    """A correlation of n pairs, and its interval by Fisher's z, which holds for as few as four."""
+    if n < 4 or not abs(r) < 1:
+        return Interval(r, float("nan"), float("nan"))
+    margin = stats.norm.ppf((1 + level) / 2) / (n - 3) ** 0.5
+    return Interval(r, *(float(numpy.tanh(numpy.arctanh(r) + sign * margin)) for sign in (-1, 1)))
 
 
 def bootstrap(
@@ -154,8 +207,9 @@ def bootstrap(
     together: the scenes are the sample, not the prompts.  strata: (n,) labels, one a cluster, whose sizes are kept.
     """
     arrays = [numpy.asarray(column) for column in columns]
-    sizes = numpy.unique(numpy.zeros(len(arrays[0])) if strata is None else strata, return_counts=True)[1]
-    if clusters is None and min(sizes, default=0) < 2:  # one prompt says nothing of how much prompts differ
+    drawn = numpy.arange(len(arrays[0])) if clusters is None else numpy.asarray(clusters)
+    of = numpy.zeros(len(drawn)) if strata is None else numpy.asarray(strata)
+    if min((len(numpy.unique(drawn[of == one])) for one in numpy.unique(of)), default=0) < FEWEST:
         return Interval(float(statistic(*arrays)), float("nan"), float("nan"))
     rng = numpy.random.default_rng(seed)
     draws = _resamples(len(arrays[0]), clusters, strata, rng)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import product
+from math import ceil, log2
 from typing import Any
 
 import numpy
-from scipy import stats
 
 from emoe.errors import EmoeError
 from emoe.records import Record
-from emoe.study.statistics import Array, bootstrap
+from emoe.study.statistics import Array, holm, signed_ranks, student
 
 Row = dict[str, Any]
 SLOT = re.compile(r"\{([^{}]*)\}")
@@ -46,49 +46,56 @@ def fill(template: str, negative: str = "") -> list[Record]:
     return rows
 
 
-def differences(template: str, by_seed: Sequence[Sequence[Record]], resamples: int) -> list[Row]:
+def fewest_seeds(template: str) -> int:
+    """How many noises it takes for the surest of differences to have a corrected p below 0.05."""
+    rows = sum(len(choices) - 1 for choices in slots(template))
+    return 1 + ceil(log2(rows / 0.05))  # s noises that all agree have p = 2^(1 - s)
+
+
+def differences(template: str, by_noise: Array) -> list[Row]:
     """What each choice does beside the first of its slot.
 
-    by_seed: for every seed the records of `fill(template)`.  p: Wilcoxon's signed ranks over the seeds, two-sided; with
-    Holm's correction for the number of rows.
+    by_noise: (s, n) the uncertainty of the prompts of `fill(template)` under every noise.
+    p: Wilcoxon's signed ranks over the noises, two-sided; with Holm's correction for the number of rows.
     """
     choices = slots(template)
-    u = numpy.array([[record["uncertainty"] for record in records] for records in by_seed])
-    u = u.reshape(len(u), *map(len, choices))  # (seeds, choices of slot 1, of slot 2, ...)
+    u = by_noise.reshape(len(by_noise), *map(len, choices))  # (seeds, choices of slot 1, of slot 2, ...)
     rows: list[Row] = []
     for slot, words in enumerate(choices, start=1):
         first = u.take(0, axis=slot)
         for other in range(1, len(words)):
             pairs = u.take(other, axis=slot) - first
-            per_seed = pairs.reshape(len(u), -1).mean(axis=1)
             rows.append(
                 {
                     "instead of": words[0],
                     "word": words[other],
-                    "mean difference": bootstrap(numpy.mean, per_seed, resamples=resamples),
-                    "in percent": float(100 * per_seed.mean() / first.mean()),
+                    **_tested(pairs.reshape(len(u), -1).mean(axis=1), float(first.mean())),
                     "pairs above 0": float((pairs > 0).mean()),
-                    "seeds": len(u),
-                    "p": signed_ranks(per_seed),
                 }
             )
+    return _corrected(rows)
+
+
+def prompts(records: Sequence[Record], by_noise: Array) -> list[Row]:
+    """Each prompt beside the first, the least uncertain first: what its words do together."""
+    first = by_noise[:, 0]
+    rows: list[Row] = [{"prompt": records[0]["prompt"], "uncertainty": student(first)}]
+    for record, own in zip(records[1:], by_noise.T[1:], strict=True):
+        told = {"prompt": record["prompt"], "uncertainty": student(own)}
+        rows.append(told | _tested(own - first, float(first.mean())))
+    return sorted([rows[0], *_corrected(rows[1:])], key=lambda row: row["uncertainty"].value)
+
+
+def _tested(differences: Array, first: float) -> Row:
+    """Of (s,) differences from something whose mean is `first`."""
+    return {
+        "mean difference": student(differences),
+        "in percent": float(100 * differences.mean() / first),
+        "p": signed_ranks(differences),
+    }
+
+
+def _corrected(rows: list[Row]) -> list[Row]:
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p (Holm)"] = p
     return rows
-
-
-def signed_ranks(differences: Array) -> float:
-    """Wilcoxon's test that differences lie about 0. nan where there is nothing to rank."""
-    if len(differences) < 2 or not differences.any():
-        return float("nan")
-    return float(stats.wilcoxon(differences).pvalue)
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Corrected for how many there are; what is nan is not counted."""
-    order = sorted((value, i) for i, value in enumerate(p) if value == value)
-    corrected, largest = [float("nan")] * len(p), 0.0
-    for rank, (value, i) in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * value))
-        corrected[i] = largest
-    return corrected

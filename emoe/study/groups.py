@@ -1,0 +1,139 @@
+"""Groups of a list side by side (a language, a template): the paper's Table 2, its Figures 5 and 7, and pairs.
+
+What the list cannot answer, a group of one for instance, is a gap (nan) in a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy
+
+from emoe.records import Record
+from emoe.study.columns import by_noise, groups_of, measures, of_group, scenes, uncertainties
+from emoe.study.statistics import (
+    Array,
+    Interval,
+    auroc,
+    bootstrap,
+    fisher,
+    holm,
+    pearson,
+    rank_sum,
+    signed_ranks,
+    spearman,
+)
+
+Row = dict[str, Any]
+
+
+def groups(records: Sequence[Record], resamples: int) -> list[Row]:
+    """Table 2 and Figure 5: each group beside the list's first one."""
+    names = groups_of(records)
+    first = of_group(records, names[0])
+    rows = []
+    for name in names:
+        some = of_group(records, name)
+        u = uncertainties(some)
+        row: Row = {"group": name, "prompts": len(u), "mean": bootstrap(numpy.mean, u, resamples=resamples)}
+        row |= {
+            "standard deviation": float(u.std(ddof=1)) if len(u) > 1 else float("nan"),
+            "median": float(numpy.median(u)),
+        }
+        row |= {f"mean {key}": float(of.mean()) for key, of in measures(some).items() if key != "words"}
+        if name != names[0]:
+            row |= _beside(some, first, names[0], resamples)
+        rows.append(row)
+    if scenes(records) is None:  # else `pairs` tests what is paired
+        for row, p in zip(rows[1:], holm([row["p"] for row in rows[1:]]), strict=True):
+            row["p (Holm)"] = p
+    return rows
+
+
+def _beside(some: Sequence[Record], first: Sequence[Record], name: str, resamples: int) -> Row:
+    both = [*some, *first]
+    other = numpy.repeat([True, False], [len(some), len(first)])
+    row: Row = {f"AUROC against {name}": separation(both, uncertainties(both), other, resamples)}
+    if (noises := by_noise(both)) is not None:
+        row["noise by noise"] = spread([auroc(u, other) for u in noises])
+    if scenes(both) is None:
+        row["p"] = rank_sum(uncertainties(some), uncertainties(first))
+    return row
+
+
+def separation(records: Sequence[Record], values: Array, other: Array, resamples: int) -> Interval:
+    """AUROC of the `other` prompts against the rest. Scenes that both tell are drawn together."""
+    told = scenes(records)
+    return bootstrap(auroc, values, other, clusters=told, strata=other if told is None else None, resamples=resamples)
+
+
+def spread(values: Sequence[float]) -> str:
+    """From the least to the most, over noises."""
+    return f"{min(values):.3f} to {max(values):.3f}"
+
+
+def pairs(records: Sequence[Record], resamples: int) -> list[Row]:
+    """Each group beside the list's first one, scene by scene: how many times as uncertain is the same thing, told so?
+
+    A scene is what prompts of one `reference` tell. Intervals and p are over scenes: Wilcoxon's signed ranks of the
+    logarithms, with Holm's correction for the number of groups. [] where no two groups tell the same.
+    """
+    first, *others = [_by_scene(of_group(records, name)) for name in groups_of(records)] or [{}]
+    rows: list[Row] = []
+    for name, own in zip(groups_of(records)[1:], others, strict=True):
+        shared = [scene for scene in first if scene in own]
+        now, then = ([part[scene] for scene in shared] for part in (own, first))
+        if not shared or min(uncertainties([*now, *then])) <= 0:
+            continue
+        logs = numpy.log(uncertainties(now) / uncertainties(then))
+        row: Row = {"group": name, "pairs": len(shared), "times the first": bootstrap(times, logs, resamples=resamples)}
+        if (noises := by_noise([*now, *then])) is not None:
+            row["noise by noise"] = spread([times(numpy.log(u[: len(now)] / u[len(now) :])) for u in noises])
+        row["pairs above"] = float((logs > 0).mean())
+        for key, of in measures(now).items():
+            if key != "words":
+                row[f"{key}, difference"] = bootstrap(numpy.mean, of - measures(then)[key], resamples=resamples)
+        rows.append(row | {"p": signed_ranks(logs)})
+    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p (Holm)"] = p
+    return rows
+
+
+def times(logs: Array) -> float:
+    """A geometric mean."""
+    return float(numpy.exp(numpy.mean(logs)))
+
+
+def _by_scene(records: Sequence[Record]) -> dict[str, Record]:
+    """Those that a group tells once."""
+    told = [record.get("reference_text") for record in records]
+    return {text: record for text, record in zip(told, records, strict=True) if text and told.count(text) == 1}
+
+
+def group_means(records: Sequence[Record]) -> list[Row]:
+    """Figure 7: of each group the uncertainty, the mean CLIP score, and the size, where the list has one."""
+    rows = []
+    for name in groups_of(records):
+        some = of_group(records, name)
+        sizes = [record["group_size"] for record in some if "group_size" in record]
+        u = uncertainties(some)
+        row = {"group": name, "uncertainty": float(u.mean()), "median": float(numpy.median(u))}
+        row |= {"CLIP score": float(measures(some)["CLIP score"].mean())}
+        rows.append(row | ({"size": sizes[0]} if sizes else {}))
+    return rows
+
+
+def group_correlations(records: Sequence[Record]) -> list[Row]:
+    """Of groups' uncertainty with their mean CLIP score. One prompt far out moves a mean, and hardly a median."""
+    rows = group_means(records)
+    clip = [row["CLIP score"] for row in rows]
+    kinds: dict[str, tuple[str, Callable[..., float]]] = {
+        "Pearson's r of the means (the paper's)": ("uncertainty", pearson),
+        "Pearson's r of the medians": ("median", pearson),
+        "Spearman's of the medians": ("median", spearman),
+    }
+    return [
+        {"over groups": name, "groups": len(rows), "r": fisher(of([row[key] for row in rows], clip), len(rows))}
+        for name, (key, of) in kinds.items()
+    ]
