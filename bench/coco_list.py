@@ -1,4 +1,4 @@
-"""COCO's captions -> the paper's list: one caption an image, with its photograph where that is at hand.
+"""COCO's captions -> a list like the paper's: one caption an image, with its photograph where that is at hand.
 
 python bench/coco_list.py captions_val2014.json list.csv                    40,504 prompts
 python bench/coco_list.py captions_val2014.json list.csv --photos val2014   and each with its photograph, for SSIM
@@ -19,16 +19,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("list", type=Path)
     parser.add_argument("--photos", type=Path, help="the folder of COCO's images")
     options = parser.parse_args(arguments)
-    told = json.loads(options.captions.read_text(encoding="utf-8"))
+    try:
+        told = json.loads(options.captions.read_text(encoding="utf-8"))
+        pairs = list(first_captions(told))
+        photos = [options.photos / image["file_name"] for image, _ in pairs] if options.photos else []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        parser.error(f"{options.captions} is not COCO's captions ({error!r})")
+    if options.list.exists():
+        parser.error(f"{options.list} is there already")
+    if missing := [photo for photo in photos if not photo.exists()]:
+        parser.error(f"{len(missing)} photographs are not there, {missing[0]} for one")
     with options.list.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["id", "prompt", *(["image"] if options.photos else [])])
-        count = 0
-        for image, caption in first_captions(told):
-            photo = [str((options.photos / image["file_name"]).absolute())] if options.photos else []
-            rows.writerow([image["id"], caption, *photo])
-            count += 1
-    print(f"{options.list}: {count} prompts")
+        for i, (image, caption) in enumerate(pairs):
+            rows.writerow([image["id"], caption, *(str(photo.absolute()) for photo in photos[i : i + 1])])
+    print(f"{options.list}: {len(pairs)} prompts")
 
 
 def first_captions(told: dict) -> Iterator[tuple[dict, str]]:

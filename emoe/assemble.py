@@ -87,8 +87,8 @@ def _sources(weights: Weights) -> Iterator[tuple[str, str, str]]:
             yield key, source, "checkpoint"
     for label, expert in zip(weights.labels, weights.experts, strict=True):
         yield label, expert.source, "checkpoint"
-        for lora in expert.loras:
-            yield f"{label}: loras", lora.source, "LoRA"
+        for i, lora in enumerate(expert.loras):
+            yield f"{label}: loras[{i}]", lora.source, "LoRA"
 
 
 def _open(weights: Weights, key: str, *parts: str, source: str | None = None) -> Checkpoint:
@@ -124,8 +124,10 @@ def _experts(weights: Weights, base: Checkpoint) -> list[Checkpoint]:
         if expert.sha256:
             with about(f"{weights.path}: {label}: sha256"):
                 check_hash(checkpoint, expert.sha256)
-        with about(f"{weights.path}: {label}: loras"):
-            loras = [(_lora(weights, lora.source, mixed), lora.scale) for lora in expert.loras]
+        loras = []
+        for i, lora in enumerate(expert.loras):
+            with about(f"{weights.path}: {label}: loras[{i}]"):
+                loras.append((_lora(weights, lora.source, mixed), lora.scale))
         experts.append(with_loras(checkpoint, loras) if loras else checkpoint)
     return experts
 

@@ -135,13 +135,14 @@ def parse_weights(table: Mapping[str, Any], path: Path) -> Weights:
 
 def _expert(path: Path, number: int, table: Mapping[str, Any]) -> Expert:
     reader = _Reader(path, table, f"expert {number}: ", EXPERT_KEYS)
+    loras = reader.tables("loras", LORAS)
     expert = Expert(
         source=reader.text("source") or "",
         positive=reader.text("positive"),
         negative=reader.text("negative", may_be_empty=True),
         name=reader.text("name"),
         sha256=reader.text("sha256"),
-        loras=tuple(_lora(path, number, lora) for lora in reader.tables("loras", LORAS)),
+        loras=tuple(_lora(path, f"expert {number}: loras[{i}]: ", lora) for i, lora in enumerate(loras)),
     )
     if not expert.source:
         raise reader.wrong("source", "is missing; name a file, a folder, a Hub repository or a Civitai version")
@@ -150,8 +151,8 @@ def _expert(path: Path, number: int, table: Mapping[str, Any]) -> Expert:
     return expert
 
 
-def _lora(path: Path, number: int, table: Mapping[str, Any]) -> LoraSource:
-    reader = _Reader(path, table, f"expert {number}: loras: ", LORA_KEYS)
+def _lora(path: Path, where: str, table: Mapping[str, Any]) -> LoraSource:
+    reader = _Reader(path, table, where, LORA_KEYS)
     source = reader.text("source")
     if not source:
         raise reader.wrong("source", "is missing; name a file, a Hub repository or a Civitai version")
@@ -227,7 +228,8 @@ class _Reader:
         self.path, self.table, self.where = path, table, where
         for key in table:
             if key not in known:
-                raise self.wrong(key, f"is no key; the keys here are {', '.join(sorted(known))}")
+                place = "; it goes under an [[expert]]" if key in EXPERT_KEYS else ""
+                raise self.wrong(key, f"is no key{place}; the keys here are {', '.join(sorted(known))}")
 
     def wrong(self, key: str, what: str) -> EmoeError:
         return EmoeError(f"{self.path}: {self.where}{key} {what}")

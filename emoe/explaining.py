@@ -52,10 +52,15 @@ class Explanation:
     weights: list[float] | None  # the route; None with the hidden gate
     similarities: list[float] | None  # the logits behind it; None but for the prompt gate
 
+    reading: Reading
+    mixture: str
+
     def record(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """JSON-ready; numbers to six digits, as of scores."""
         changes = [asdict(change) | {"clear": change.clear} for change in self.changes]
-        return vars(self) | {"changes": changes, "map": self.map.tolist()}
+        told = vars(self) | {"changes": changes, "map": self.map.tolist()}
+        del told["reading"]
+        return _short(told) | asdict(self.reading)
 
 
 def explain(model: EMoE, prompt: str, negative: str = "", reading: Reading | None = None) -> Explanation:
@@ -91,7 +96,17 @@ def explain(model: EMoE, prompt: str, negative: str = "", reading: Reading | Non
         shares=scores.shares[0].tolist(),
         weights=None if scores.weights is None else scores.weights[0].tolist(),
         similarities=_similarities(model, prompt, negative),
+        reading=scores.reading,
+        mixture=scores.mixture,
     )
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _short(own) for key, own in value.items()}
+    if isinstance(value, list):
+        return [_short(own) for own in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def check_seeds(reading: Reading) -> None:

@@ -32,7 +32,10 @@ def gate_vectors(unet: UNet, text: TextEncoder, weights: Weights, prediction: st
     key = fingerprint(settings, unet, text.model)
     if _read(path, key, unet):
         return
-    log.warning("capturing the gate vectors of %d experts, %d steps each", len(descriptors), STEPS)
+    log.warning(
+        "capturing the gate vectors of %d experts, %d steps each at the checkpoint's own size; kept in %s",
+        *(len(descriptors), STEPS, path),
+    )
     with tqdm(total=len(descriptors) * STEPS, unit="step", disable=not sys.stderr.isatty()) as bar:
         capture(unet, text, descriptors, prediction, watch=lambda expert, step: bar.update())
     _write(path, key, unet)

@@ -53,7 +53,7 @@ class _Copy:
 
     def expert(self, label: str, expert: Expert) -> Expert:
         source = self.checkpoint(label, expert.source, "unet", sha256=expert.sha256)
-        loras = [replace(lora, source=self.lora(f"{label}: loras", lora.source)) for lora in expert.loras]
+        loras = [replace(x, source=self.lora(f"{label}: loras[{i}]", x.source)) for i, x in enumerate(expert.loras)]
         return replace(expert, source=source, loras=tuple(loras))
 
     def checkpoint(self, key: str, text: str, *parts: str, sha256: str | None = None) -> str:

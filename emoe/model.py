@@ -6,6 +6,7 @@ Axes: b prompts, e experts.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -29,6 +30,8 @@ from emoe.vae import VAE
 log = logging.getLogger("emoe")
 
 Told = TypeVar("Told", Reading, Recipe)
+NAMED = 3  # prompts too long, of a list that may have thousands
+MARKUP = re.compile(r"<(lora|lyco|hypernet):|\([^()]+:\d+(\.\d+)?\)")  # what web UIs take out of a prompt
 
 
 class Model:
@@ -55,7 +58,8 @@ class Model:
         self.unet, self.text, self.gate, self.split = unet, text, gate, split
         self.experts, self.prediction, self._load_vae = tuple(experts), prediction, load_vae
         self.pixels = pixels
-        self._warned_of: set[str] = set()  # prompts too long
+        self._too_long: set[str] = set()  # prompts that were warned of
+        self._told_of_markup = False
         self.device, self.dtype = unet.conv_in.weight.device, unet.conv_in.weight.dtype
         settings = type(gate).__name__, gate.settings, split, unet.config, pixels, text.settings
         self.mixture = fingerprint(settings, unet, text.model)
@@ -88,13 +92,23 @@ class Model:
         return fingerprint((self.vae.config, self.prediction), self.vae)
 
     def encode(self, prompts: Sequence[str]) -> TextStates:
-        """The text states of b prompts, with a warning for those that CLIP does not see whole."""
+        """The text states of b prompts, with a warning for what is not seen whole, or as other programs see it."""
         text = self.text(list(prompts))
         for prompt, cut in zip(text.prompts, text.truncated, strict=True):
-            if cut and prompt not in self._warned_of:
-                log.warning("%r is longer than %d tokens; the rest of it is not seen", prompt[:60], self.text.length)
-                self._warned_of.add(prompt)
+            if cut:
+                self._warn_of(prompt)
+            if MARKUP.search(prompt) and not self._told_of_markup:
+                log.warning("%r: weights in brackets and <lora:...> are read as they stand here, as text", prompt[:60])
+                self._told_of_markup = True
         return text
+
+    def _warn_of(self, prompt: str) -> None:
+        """Of the first few that are too long; records tell of all."""
+        if prompt in self._too_long or len(self._too_long) == NAMED:
+            return
+        self._too_long.add(prompt)
+        more = "; if there are others, only their records say so" if len(self._too_long) == NAMED else ""
+        log.warning("%r is longer than %d tokens; the rest of it is not seen%s", prompt[:60], self.text.length, more)
 
     def route(self, text: TextStates, negative: TextStates | None, halves: int = 1, split: bool = True) -> Route:
         """The prompts' route, over halves·b rows: under guidance (halves = 2) it serves both halves."""

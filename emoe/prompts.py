@@ -101,7 +101,10 @@ def _csv(text: str, path: Path) -> list[Prompt]:
                     f"{where} has {len(cells)} cells, the first line {len(head)}; put prompts in double quotes"
                 )
             if cells:
-                prompts.append(read_prompt({key: cell for key, cell in zip(head, cells, strict=False) if cell}, where))
+                row = {key: cell for key, cell in zip(head, cells, strict=False) if cell}
+                if "prompt" not in row:
+                    raise EmoeError(f"{where}: its prompt is empty; write one, or take the line out")
+                prompts.append(read_prompt(row, where))
     except csv.Error as error:
         raise EmoeError(f"{path}, line {reader.line_num} is not valid CSV ({error})") from error
     return prompts

@@ -93,7 +93,7 @@ def schema(id_type: pyarrow.DataType, reading: Reading) -> pyarrow.Schema:
     columns = {"id": id_type, "group": TEXT, "group_size": REAL, "reference_text": TEXT, "image": TEXT}
     columns |= {"prompt": TEXT, "negative_prompt": TEXT, "eu": REAL, "uncertainty": REAL, "relative": REAL}
     columns |= {"aleatoric": REAL, "by_seed": pyarrow.list_(REAL)} if reading.seeds > 1 else {}
-    return pyarrow.schema(columns | {"weights": pyarrow.list_(REAL)} | SETTINGS)
+    return pyarrow.schema(columns | {"weights": pyarrow.list_(REAL), "truncated": pyarrow.bool_()} | SETTINGS)
 
 
 def score(prompts: str, out: str, job: Job, address: str | None = None) -> int:

@@ -14,7 +14,7 @@ Record = dict[str, Any]
 
 KEY = "mixture"  # every record has it, no row does
 # What a score's line says by leaving the key out: a quarter of it, where nothing else was asked for.
-USUAL = {"negative_prompt": "", "seeds": 1, "read_out": "post", "estimator": "eu"}
+USUAL = {"negative_prompt": "", "seeds": 1, "read_out": "post", "estimator": "eu", "truncated": False}
 
 
 class RecordFile:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
+from math import inf, nextafter
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,15 @@ class Reference:
         """Eight digits that tell two references apart."""
         return sha256(repr(self).encode()).hexdigest()[:8]
 
-    def limit(self, percentile: float) -> float:
-        """The uncertainty that so many percent of the reference do not exceed."""
+    def limit(self, percentile: float) -> float | None:
+        """The largest uncertainty whose percentile is not above this one; None for 100, which none is above."""
         if not 0 <= percentile <= 100:
             raise EmoeError(f"the percentile is {percentile}; it must lie between 0 and 100")
-        return float(numpy.percentile(self.uncertainty, percentile, method="inverted_cdf"))
+        for below, value in enumerate(self.uncertainty):
+            if self.percentile(value) > percentile:
+                among = 100 * below / len(self.uncertainty)  # of what lies between it and the one before
+                return self.uncertainty[below - 1] if below and among > percentile else nextafter(value, -inf)
+        return self.uncertainty[-1] if percentile < 100 else None
 
     def check(self, mixture: str, reading: Reading) -> None:
         """EmoeError unless scores of this mixture and reading compare with it."""

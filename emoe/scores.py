@@ -70,6 +70,7 @@ class Scores:
     shares: Tensor  # (p, e) each path's part of eu: which experts disagree
     map: Tensor  # (p, h, w) the variance over paths at the mid-block's pixels
     weights: Tensor | None  # (p, e) the route; None with the hidden gate, which has one in every layer
+    truncated: list[bool]  # whose end CLIP does not see
     reading: Reading
     mixture: str  # the mixture's fingerprint
 
@@ -94,6 +95,7 @@ class Scores:
                 **({} if self.aleatoric is None else {"aleatoric": short(self.aleatoric[i])}),
                 **({} if self.by_seed is None else {"by_seed": [short(u) for u in self.by_seed[i]]}),
                 "weights": None if self.weights is None else [short(weight) for weight in self.weights[i]],
+                "truncated": self.truncated[i],
                 **told,
             }
             for i in range(len(self.prompts))
@@ -107,9 +109,11 @@ def join(batches: Sequence[Scores]) -> Scores:
         parts = [getattr(batch, name) for batch in batches]
         return None if parts[0] is None else torch.cat(parts)
 
+    def together(name: str) -> list[Any]:
+        return [value for batch in batches for value in getattr(batch, name)]
+
     return Scores(
-        prompts=[prompt for batch in batches for prompt in batch.prompts],
-        negative_prompts=[prompt for batch in batches for prompt in batch.negative_prompts],
+        **{name: together(name) for name in ("prompts", "negative_prompts", "truncated")},
         **{name: cat(name) for name in TENSORS},
         reading=batches[0].reading,
         mixture=batches[0].mixture,

@@ -51,6 +51,7 @@ def score(
         shares=found.shares.cpu(),
         map=found.map.cpu(),
         weights=route.weights,
+        truncated=text.truncated,
         reading=reading,
         mixture=model.mixture,
     )

@@ -39,6 +39,7 @@ def test_json_equals_python(run, weights):
         "uncertainty",
         "relative",
         "weights",
+        "truncated",
         "seed",
         "seeds",
         "timestep",

@@ -76,11 +76,12 @@ MISTAKES = {
     "names": (GOOD.replace("[[expert]]", '[[expert]]\nname = "x"'), "has the name 'x' 2 times"),
     "loras that are text": (GOOD + 'loras = "x"', "expert 2: loras is 'x'; it must be a list of tables, [{ source"),
     "loras of text": (GOOD + 'loras = ["x"]', "expert 2: loras is ['x']; it must be a list of tables"),
-    "a lora of nothing": (GOOD + "loras = [{ scale = 1 }]", "expert 2: loras: source is missing"),
+    "a lora of nothing": (GOOD + "loras = [{ scale = 1 }]", "expert 2: loras[0]: source is missing"),
     "a lora's scale": (
         GOOD + 'loras = [{ source = "x", scale = 101 }]',
         "scale is 101; it must be a number between -100",
     ),
+    "loras at the top": ("loras = []\n" + GOOD, "loras is no key; it goes under an [[expert]]; the keys here are base"),
     "a lora's key": (
         GOOD + 'loras = [{ source = "x", weight = 1 }]',
         "weight is no key; the keys here are scale, source",

@@ -103,12 +103,17 @@ def test_the_command(run, weights):
     arguments = ("explain", "a red bus", "--weights", str(weights), "--size", "64", "--seeds", "2")
     code, out, err = run(*arguments)
     assert (code, err) == (0, "")
-    assert "they add" in out
+    assert "with these words it is so many times as uncertain as without" in out
+    assert "of eu" in out
     assert "red bus" in out
     assert "similarity" in out
     code, out, _ = run(*arguments, "--json")
     assert code == 0
-    assert set(json.loads(out)) == {field.name for field in fields(Explanation)}
+    names = {field.name for field in fields(Explanation)} - {"reading"} | {field.name for field in fields(Reading)}
+    found = json.loads(out)
+    assert set(found) == names
+    assert found["uncertainty"] == float(f"{found['uncertainty']:.6g}")
+    assert set(found["changes"][0]) == {"words", "at", "times", "low", "high", "clear"}
     code, _, err = run("explain", "a red bus", "--weights", str(weights), "--seeds", "1")
     assert code == 2
     assert "two seeds" in err

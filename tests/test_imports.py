@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "emoe"
 
 # A module may import from its own line and from those above.
 LAYERS = [
-    {"errors", "redact", "shipped"},
+    {"errors", "redact", "shipped", "words"},
     {"route", "uncertainty", "schedule", "text", "prompts", "records", "device", "terminal", "whole", "heap", "alone"},
     {"unet", "vae", "scores"},
     {"moe", "denoise", "generations", "images", "reference"},

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import coco_list
+import pytest
 
 from emoe.prompts import read_prompts
 
@@ -22,7 +23,7 @@ def test_english_and_finnish_are_pairs():
     assert len({p.text for p in prompts}) == 80
 
 
-def test_coco(tmp_path):
+def test_coco(tmp_path, capsys):
     told = {
         "images": [{"id": 9, "file_name": "COCO_9.jpg"}, {"id": 4, "file_name": "COCO_4.jpg"}, {"id": 5}],
         "annotations": [
@@ -32,7 +33,13 @@ def test_coco(tmp_path):
         ],
     }
     (tmp_path / "captions.json").write_text(json.dumps(told))
-    coco_list.main([str(tmp_path / "captions.json"), str(tmp_path / "list.csv"), "--photos", str(tmp_path)])
+    listed = [str(tmp_path / "captions.json"), str(tmp_path / "list.csv"), "--photos", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        coco_list.main(listed)
+    assert "2 photographs are not there" in capsys.readouterr().err
+    for number in (4, 9):
+        (tmp_path / f"COCO_{number}.jpg").touch()
+    coco_list.main(listed)
     prompts = read_prompts(tmp_path / "list.csv")
     assert [(p.id, p.text, p.image) for p in prompts] == [
         ("9", 'A "cat".', str(tmp_path / "COCO_9.jpg")),
@@ -40,3 +47,7 @@ def test_coco(tmp_path):
     ]
     coco_list.main([str(tmp_path / "captions.json"), str(tmp_path / "plain.csv")])
     assert next(csv.reader((tmp_path / "plain.csv").open())) == ["id", "prompt"]
+    (tmp_path / "captions.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        coco_list.main([str(tmp_path / "captions.json"), str(tmp_path / "other.csv")])
+    assert "is not COCO's captions" in capsys.readouterr().err

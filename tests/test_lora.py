@@ -303,7 +303,7 @@ REFUSED: dict[str, tuple[Callable[[Path, Matrices], Path], str]] = {
     ),
     "half a pair": (
         lambda p, lora: forms.safetensors(p, {f"{HEAD}.lora_down.weight": lora[f"{ATTN}.to_q"][0]}),
-        f"it lacks {ATTN}.to_q:up",
+        f"of {ATTN}.to_q, whose weight is [32, 32], it lacks the matrix up",
     ),
     "text alone": (lambda p, lora: forms.safetensors(p, TEXT), "changes none of the layers that are mixed"),
     "mid-block alone": (
@@ -375,7 +375,7 @@ def test_refused(states, files, tmp_path, case):
     make(tmp_path / "x.safetensors", matrices(states[0]))
     message = fails(two(tmp_path, files, loras(("x.safetensors", 1))))
     assert sentence in message
-    assert "expert 1: loras: " in message or "finite" in case or case == "an alpha too large"
+    assert "expert 1: loras[0]: " in message or "finite" in case or case == "an alpha too large"
 
 
 def test_one_that_changes_what_is_not_mixed_here(states, files, tmp_path):
@@ -405,7 +405,7 @@ def test_lock(states, files, tmp_path):
     assert "../x.safetensors" in found.sha256
     assert EMoE.from_toml(to).mixture == EMoE.from_toml(toml).mixture
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
-    assert "expert 1: loras: ../x.safetensors is another file" in fails(to)
+    assert "expert 1: loras[0]: ../x.safetensors is another file" in fails(to)
 
 
 def test_from_civitai(states, files, tmp_path, world: World):

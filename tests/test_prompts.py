@@ -92,7 +92,7 @@ MISTAKES = {
         "has no column 'prompt' (it has text); rename",
     ),
     "csv of another program": ("p.csv", "prompt;id\na;1\n", "(it has prompt;id); save it with commas"),
-    "csv with a short row": ("p.csv", "id,prompt\n1\n", "line 2 has no prompt (it has id)"),
+    "csv with a short row": ("p.csv", "id,prompt\n1\n", "line 2: its prompt is empty; write one"),
     "csv with a comma too many": ("p.csv", "prompt\na red bus, at night\n", "line 2 has 2 cells, the first line 1"),
     "csv with a column twice": ("p.csv", "prompt,prompt\na,b\n", "several columns 'prompt'"),
     "surrogates": ("p.jsonl", '{"prompt": "\\ud800"}', "is not valid Unicode"),

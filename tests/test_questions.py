@@ -13,7 +13,17 @@ from sklearn.metrics import auc, roc_auc_score
 from emoe.errors import EmoeError
 from emoe.study.columns import check_sizes, scenes
 from emoe.study.groups import group_correlations, group_means, groups, pairs
-from emoe.study.questions import ablations, compared, extremes, quarters, ranks, thresholds, word_shares
+from emoe.study.questions import (
+    ablations,
+    compared,
+    every_prompt,
+    experts,
+    extremes,
+    quarters,
+    ranks,
+    thresholds,
+    word_shares,
+)
 from emoe.study.statistics import auroc, pearson, spearman
 
 
@@ -389,3 +399,34 @@ def test_a_ceiling():
     found = {row["number"]: row["at its ceiling"] for row in compared(rows, 5)}
     assert found["flat"] == pytest.approx(16 / 36)
     assert found["uncertainty"] == pytest.approx(1 / 36)
+
+
+# The whole list, and its experts --------------------------------------------------------------------------------------
+
+
+def test_every_prompt_with_its_rank():
+    rows = [
+        {"prompt": name, "uncertainty": u, "id": i}
+        for i, (name, u) in enumerate(zip("abcd", (2.0, 9.0, 2.0, 1.0), strict=True))
+    ]
+    found = every_prompt(rows)
+    assert [(row["rank"], row["prompt"], row["percentile"]) for row in found] == [
+        (1, "b", 87.5),
+        (2, "a", 50.0),
+        (3, "c", 50.0),
+        (4, "d", 12.5),
+    ]
+    assert found[0]["id"] == 1
+
+
+def test_what_the_gate_makes_of_experts():
+    weights = [[0.6, 0.4, 0.0], [0.5, 0.0, 0.5], [0.7, 0.3, 0.0], [0.0, 0.9, 0.1]]
+    rows = [{"weights": own, "uncertainty": float(u)} for own, u in zip(weights, (1, 2, 3, 4), strict=True)]
+    first, second, third = experts(rows)
+    assert (first["expert"], first["chosen for"], first["mean weight"]) == (1, 0.75, pytest.approx(0.45))
+    assert (first["median uncertainty where chosen"], first["elsewhere"]) == (2, 4)
+    assert second["chosen for"] == 0.75
+    assert third["elsewhere"] == 2
+    assert experts([row | {"weights": None} for row in rows]) == []
+    everywhere = experts([{"weights": [0.5, 0.5], "uncertainty": 1.0}])
+    assert math.isnan(everywhere[0]["elsewhere"])

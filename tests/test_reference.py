@@ -33,11 +33,19 @@ def test_a_limit_lets_its_share_through():
     values = numpy.random.default_rng(1).exponential(size=200).tolist()
     for percent in (0, 10, 50, 90, 100):
         limit = reference(values).limit(percent)
-        assert limit in values
-        assert sum(value <= limit for value in values) == max(1, 2 * percent)
+        assert sum(limit is None or value <= limit for value in values) == 2 * percent
     with pytest.raises(EmoeError, match="between 0 and 100"):
         reference(values).limit(101)
     assert quantiles([3.0, 1.0, 2.0], (50, 100)) == {50: 2.0, 100: 3.0}
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 2.0, 2.0, 9.0], [5.0]])
+@pytest.mark.parametrize("percent", [0, 12.5, 20, 25, 37.5, 50, 62.5, 80, 87.5, 99, 100])
+def test_a_limit_and_what_is_shown_agree(values, percent):
+    """What is drawn is what has no percentile above it."""
+    limit = reference(values).limit(percent)
+    for u in (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 8.0, 9.0, 9.5):
+        assert (limit is None or u <= limit) == (reference(values).percentile(u) <= percent), u
 
 
 def test_there_and_back(tmp_path):

@@ -18,6 +18,8 @@ from emoe.generating import steps
 from emoe.generations import Recipe
 from emoe.records import RecordFile
 from emoe.scores import Reading
+from emoe.scoring import middle
+from emoe.study.ablations import fewer
 from emoe.study.alignment import load_clip
 from emoe.study.cost import cost, counted
 from emoe.study.report import Report
@@ -223,6 +225,27 @@ def test_baselines_are_of_the_same_forward(run, weights, tmp_path):
     )
     for one, other in zip(scores, seen, strict=True):
         assert other["baselines"]["Var(m_post)"] == pytest.approx(one["eu"], rel=1e-3)
+
+
+def test_fewer_paths_are_those_of_the_score(model):
+    """From one forward: the variance over the paths that are left."""
+    prompts, negatives, reading = ["a red bus", "a house"], ["", "blurry"], model.at_own_size(Reading(seeds=2))
+    found = fewer(model, prompts, negatives, reading)
+    assert list(found)[:2] == ["experts 1 2", "experts 1 3"]
+    assert list(found)[-1] == "experts 2 3 4"
+    assert len(found) == 6 + 4
+    text = model.encode(prompts)
+    m = middle(model, text, model.route(text, model.encode(negatives)), reading)
+    for name, u in found.items():
+        chosen = [int(i) - 1 for i in name.split()[1:]]
+        some = m[:, chosen].double()
+        expected = some.var(dim=1, correction=0).mean(dim=(0, 2, 3, 4)) * m[0, 0, 0].numel() ** 0.5
+        assert torch.allclose(u.double(), expected, rtol=1e-4), name
+    whole = model.score(prompts, negatives, seeds=2).uncertainty
+    pairs = torch.stack([u for name, u in found.items() if len(name.split()) == 3])
+    assert torch.allclose(
+        pairs.mean(dim=0), whole * 2 / 3, rtol=1e-4
+    )  # a mean over pairs has (M - 1)/M of half the spread
 
 
 def test_a_template(run, weights, tmp_path):

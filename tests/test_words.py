@@ -10,7 +10,12 @@ from emoe.words import pattern, words_of
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a red  bus,", ["a", "red", "bus,"]),
+        ("a red  bus,", ["a", "red", "bus"]),
+        ("masterpiece,best quality,1girl", ["masterpiece", "best", "quality", "1girl"]),
+        ("(red:1.2)/blue—green", ["red", "1.2", "blue", "green"]),
+        ("it's a well-known T-shirt.", ["it's", "a", "well-known", "T-shirt."]),
+        ("赤い、猫。", ["赤", "い", "猫"]),
+        ("แมว", ["แ", "ม", "ว"]),
         ("赤いbus と猫", ["赤", "い", "bus", "と", "猫"]),
         ("披萨", ["披", "萨"]),
         ("한국어 버스", ["한국어", "버스"]),

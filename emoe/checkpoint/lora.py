@@ -97,7 +97,10 @@ class Lora(Part):
                 "tool that it is for, and name that as the source of an expert"
             )
         for problem in Part(self.where, places).problems(matrices):
-            raise EmoeError(f"{self.where} is a LoRA for another architecture, or damaged: it {problem}")
+            raise EmoeError(
+                f"{self.where} is a LoRA for another architecture, or damaged: of {layer}, whose weight is "
+                f"{[out, width]}, it {problem.replace(f'{layer}:', 'the matrix ')}"
+            )
         if not rank:
             raise EmoeError(f"{self.where} has matrices without a number for {layer}; download it again")
 

@@ -82,7 +82,8 @@ def _lora(source: str) -> dict[str, Any]:
         for layer in changed:
             lora.delta(layer)
 
-    return {"refused": _problem(look), "lora": told}
+    problem = _problem(look)
+    return {"refused": problem and f"{problem} (as beside a UNet of SD1.5's size)", "lora": told}
 
 
 def _part(part: Part) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from emoe.commands.options import texts_of
 from emoe.gallery import RECORDS, intact, save
 from emoe.generations import Recipe
-from emoe.pipeline import DRAWN, EMoE
+from emoe.pipeline import DRAWN, SCORED, EMoE
 from emoe.records import Record, RecordFile
 from emoe.scores import Reading
 from emoe.study.alignment import Clip, open_drawn, open_truth, ssim
@@ -85,9 +85,27 @@ def along(
         found = {way: u.tolist() for way, u in along(model, *texts_of(some), recipe, name).items()}
         yield from ({name: {way: values[i] for way, values in found.items()}} for i in range(len(some)))
 
-    found = _stage(path, rows, told, compute, model.batch_size(batch_size, DRAWN), name)
-    ways = found[0][name]
-    return {way: [record | {"uncertainty": record[name][way]} for record in found] for way in ways}
+    return _by_way(_stage(path, rows, told, compute, model.batch_size(batch_size, DRAWN), name), name)
+
+
+def fewer(
+    model: EMoE, rows: list[Record], reading: Reading, batch_size: int | None, path: Path
+) -> dict[str, list[Record]]:
+    """What `ablations.fewer` sees: records by the experts whose paths count."""
+    from emoe.study.ablations import SUBSETS, fewer
+
+    def compute(start: int, some: list[Record]) -> Iterator[Record]:
+        found = {way: u.tolist() for way, u in fewer(model, *texts_of(some), reading).items()}
+        yield from ({SUBSETS: {way: values[i] for way, values in found.items()}} for i in range(len(some)))
+
+    told = asdict(reading) | {"mixture": model.mixture}
+    return _by_way(_stage(path, rows, told, compute, model.batch_size(batch_size, SCORED), SUBSETS), SUBSETS)
+
+
+def _by_way(records: list[Record], name: str) -> dict[str, list[Record]]:
+    """Records that hold several ways' uncertainties under `name`, as a list per way."""
+    ways = records[0][name]
+    return {way: [record | {"uncertainty": record[name][way]} for record in records] for way in ways}
 
 
 def _stage(

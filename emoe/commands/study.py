@@ -46,7 +46,7 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
         "--word", action="append", default=[], help="is it a known one? (pizza*: however it goes on; several times)"
     )
     parser.add_argument("--template", metavar="TEXT", help='instead of a list: "A {white|black} {man|woman}"')
-    others = "size, timestep, read-out, estimator, split, gate, latent, run"
+    others = "size, timestep, read-out, estimator, split, gate, experts, latent, run"
     parser.add_argument("--ablate", metavar="WHAT,...", help=f"does the verdict depend on it? {others}")
     add_weights(parser)
     add_reading(parser)
@@ -57,8 +57,9 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     be_verbose(options)
-    if not all(map(stem_of, options.word)):
-        raise EmoeError("--word is empty; name a word")
+    for word in options.word:
+        if not stem_of(word) or "*" in stem_of(word):
+            raise EmoeError(f"--word is {word!r}; name a word, with * at its end if it may go on")
     for text in (*options.word, options.negative, options.template or ""):
         check_text(text)
     if options.clip is not None and not options.images:
@@ -139,7 +140,7 @@ def _found(
     """Stage by stage."""
     from emoe.commands import scored, stages
     from emoe.study import alignment
-    from emoe.study.ablations import RUNS
+    from emoe.study.ablations import RUNS, SUBSETS
     from emoe.study.cost import cost
     from emoe.study.paper import Studied
 
@@ -166,6 +167,8 @@ def _found(
         for way in ways:
             path = folder / "ablations" / f"{way.name.replace(' ', '-')}.jsonl"
             found["ways"][way.name] = scored.kept_scores(way.model, rows, way.reading, batch, path)
+        if SUBSETS in options.ablate:
+            found["ways"] |= stages.fewer(model, rows, reading, batch, folder / "ablations" / f"{SUBSETS}.jsonl")
         for name in (name for name in RUNS if name in options.ablate):
             seen = replace(recipe, read_out=reading.read_out)
             found["ways"] |= stages.along(model, rows, seen, name, batch, folder / "ablations" / f"{name}.jsonl")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import NamedTuple
 
 import torch
@@ -18,11 +19,14 @@ from emoe.moe import layers_of
 from emoe.pipeline import EMoE
 from emoe.schedule import timesteps
 from emoe.scores import ESTIMATORS, READ_OUTS, Reading
+from emoe.scoring import middle
 from emoe.uncertainty import measure
 
 READINGS = ("size", "timestep", "read-out", "estimator", "split", "gate")  # at the cost of a score
 RUNS = ("latent", "run")  # at that of a step, and of all steps, of every path
-ABLATIONS = (*READINGS, *RUNS)
+SUBSETS = "experts"  # at that of a score in all
+ABLATIONS = (*READINGS, SUBSETS, *RUNS)
+FEW = 6  # experts, whose pairs are looked at
 LOOKS = 6  # at a run, from its first step to its last
 
 
@@ -35,7 +39,7 @@ class Way(NamedTuple):
 
 
 def check(asked: str) -> list[str]:
-    """ "size,step" -> ["size", "step"]; EmoeError for what there is not."""
+    """ "size,split" -> ["size", "split"]; EmoeError for what there is not."""
     names = [name.strip() for name in asked.split(",")]
     for name in names:
         if name not in ABLATIONS:
@@ -85,6 +89,23 @@ def along(model: EMoE, prompts: list[str], negatives: list[str], recipe: Recipe,
             m = step.m_post if recipe.read_out == "post" else step.m_pre
             found[f"run {step.timestep}"] = measure(m[None]).uncertainty
     return found
+
+
+@torch.inference_mode()
+def fewer(model: EMoE, prompts: list[str], negatives: list[str], reading: Reading) -> dict[str, Tensor]:
+    """The uncertainty, (b,) each, of fewer paths of the same forward: without each expert in turn, and of each pair.
+
+    The mixture and its gate stay, so this is about whose paths are compared: one expert alone may make the number.
+    """
+    text = model.encode(prompts)
+    m = middle(model, text, model.route(text, model.encode(negatives) if any(negatives) else None), reading)
+    count = m.shape[1]
+    sizes = sorted({size for size in (2 if count <= FEW else 0, count - 1) if 2 <= size < count})
+    return {
+        "experts " + " ".join(str(i + 1) for i in chosen): measure(m[:, list(chosen)]).uncertainty.cpu()
+        for size in sizes
+        for chosen in combinations(range(count), size)
+    }
 
 
 def _with(model: EMoE, gate: UniformGate | None = None, split: str | None = None) -> EMoE:

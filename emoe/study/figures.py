@@ -16,6 +16,7 @@ from emoe.study.groups import group_means
 from emoe.study.statistics import quartile, risk_coverage
 
 WIDE = 100  # times as large: such numbers are shown on a logarithmic scale
+FAR = 10  # the same, of groups' means
 SHOWN = 3  # numbers in one risk-coverage figure, beside the study's own
 
 
@@ -53,18 +54,20 @@ def by_quarter(records: Sequence[Record], key: str) -> Figure:
 
 
 def group_points(records: Sequence[Record]) -> Figure:
-    """Figure 7: a point a group."""
-    rows = group_means(records)
+    """Figure 7: a point a group, its name in the margin, in the order of the scores."""
+    rows = sorted(group_means(records), key=lambda row: row["CLIP score"])
     largest = max(row.get("size", 0) for row in rows)
-    figure = Figure(figsize=(7, 5))
+    figure = Figure(figsize=(7, max(4, 0.25 * len(rows))))
     ax = figure.add_subplot()
     area = [30 + 270 * row["size"] / largest if "size" in row else 60 for row in rows]
-    ax.scatter([row["uncertainty"] for row in rows], [row["CLIP score"] for row in rows], s=area, alpha=0.5)
-    for i, row in enumerate(sorted(rows, key=lambda row: row["uncertainty"])):  # neighbours' names on other sides
-        at, away = (row["uncertainty"], row["CLIP score"]), (16, 18 * (i % 3 - 1))
-        line = {"arrowstyle": "-", "color": "grey"}
-        ax.annotate(_plain(row["group"]), at, xytext=away, textcoords="offset points", va="center", arrowprops=line)
-    ax.margins(0.15)
+    u, clip = ([row[key] for row in rows] for key in ("uncertainty", "CLIP score"))
+    ax.scatter(u, clip, s=area, alpha=0.5)
+    if min(u) > 0 and max(u) > FAR * min(u):
+        ax.set_xscale("log")
+    for i, (row, at) in enumerate(zip(rows, zip(u, clip, strict=True), strict=True)):
+        margin, line = (1.03, (i + 0.5) / len(rows)), {"arrowstyle": "-", "color": "lightgrey"}
+        ax.annotate(_plain(row["group"]), at, xytext=margin, textcoords="axes fraction", va="center", arrowprops=line)
+    ax.margins(0.1)
     ax.set_xlabel("mean uncertainty")
     ax.set_ylabel("mean CLIP score")
     return figure

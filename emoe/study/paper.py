@@ -9,7 +9,7 @@ from typing import Any
 
 from emoe.records import Record
 from emoe.study import columns, figures, groups, questions, templates
-from emoe.study.report import Report
+from emoe.study.report import Report, write_rows
 
 FIRST = " (uncertainty and relative: a mean over noises, the others of the first one alone)"
 SAME = 0.999  # rank correlation of what is one number by two names
@@ -40,14 +40,15 @@ class Studied:
 
 
 def write_report(found: Studied, folder: Path) -> Path:
-    """report.html, report.md with its pictures, tables/NUMBER-NAME.csv; returns the page's path."""
+    """report.html, report.md with its pictures, tables/NUMBER-NAME.csv, tables/prompts.csv; returns the page's path."""
     report = Report("How uncertain is the mixture about these prompts?")
-    for add in (_settings, _extremes, _quarters, _groups, _compared, _words, _template, _ablations, _cost):
+    for add in (_settings, _extremes, _experts, _quarters, _groups, _compared, _words, _template, _ablations, _cost):
         add(report, found)
     for old in (*folder.glob("report-*.png"), *folder.glob("tables/[0-9][0-9]-*.csv")):  # of another run's questions
         old.unlink()
     report.write(folder, "report")
     report.write_tables(folder / "tables")
+    write_rows(questions.every_prompt(found.records), folder / "tables" / "prompts.csv")
     report.write_page(folder / "report.html")
     return folder / "report.html"
 
@@ -71,6 +72,16 @@ def _extremes(report: Report, found: Studied) -> None:
             ranked = sorted(found.records, key=lambda record: record["uncertainty"], reverse=name == "Most")
             picture = figures.gallery(ranked[:SHOWN], found.images)
             report.plot(name.lower(), picture, f"images of the {name.lower()} uncertain prompts")
+
+
+def _experts(report: Report, found: Studied) -> None:
+    if rows := questions.experts(found.records):
+        report.section(
+            "The experts",
+            "How often the gate chooses each for what follows the split (in the split, every expert has a path), with "
+            "what mean weight, and how uncertain these prompts are, and the others.",
+        )
+        report.table(rows)
 
 
 def _quarters(report: Report, found: Studied) -> None:
@@ -174,7 +185,8 @@ def _ablations(report: Report, found: Studied) -> None:
         "The same list, read in other ways",
         "If the order of prompts depends on a choice, so does the verdict (the paper's Figure 8). A timestep starts "
         "from the same noise; `run` is at that timestep of the paper's Algorithm 1, and `latent` after its first step "
-        "(both of the first seed). Q1 to Q4: mean CLIP score by quarter of that number. " + found.intervals,
+        "(both of the first seed); `experts` counts these experts' paths alone. Q1 to Q4: mean CLIP score by quarter "
+        "of that number. " + found.intervals,
     )
     report.table(questions.ablations(found.ways, found.resamples))
 

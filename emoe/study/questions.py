@@ -93,6 +93,32 @@ def extremes(records: Sequence[Record], count: int = 10) -> tuple[list[Row], lis
     return rows[::-1][:count], rows[:count]
 
 
+def every_prompt(records: Sequence[Record]) -> list[Row]:
+    """All of them, the most uncertain first, with the percentage of the list that is less uncertain."""
+    u = uncertainties(records)
+    percent = 100 * (stats.rankdata(u) - 0.5) / len(u)
+    keys = ("id", "group", "prompt", "uncertainty", "eu", "relative", "clip", "ssim", "truncated")
+    return [
+        {"rank": rank, "percentile": round(float(percent[i]), 2)} | {k: records[i][k] for k in keys if k in records[i]}
+        for rank, i in enumerate(numpy.argsort(-u, kind="stable"), start=1)
+    ]
+
+
+def experts(records: Sequence[Record]) -> list[Row]:
+    """A row per expert: what the gate makes of it in this list. [] with the hidden gate, which has no one route."""
+    if not all(record.get("weights") for record in records):
+        return []
+    weights, u = numpy.array([record["weights"] for record in records]), uncertainties(records)
+    rows = []
+    for i, own in enumerate(weights.T, start=1):
+        chosen = own > 0
+        row: Row = {"expert": i, "chosen for": float(chosen.mean()), "mean weight": float(own.mean())}
+        for name, those in (("median uncertainty where chosen", chosen), ("elsewhere", ~chosen)):
+            row[name] = float(numpy.median(u[those])) if those.any() else float("nan")
+        rows.append(row)
+    return rows
+
+
 def compared(records: Sequence[Record], resamples: int) -> list[Row]:
     """A row per number, the best first: does it rank images by how badly they fit, and groups from the list's first?
 
@@ -106,7 +132,7 @@ def compared(records: Sequence[Record], resamples: int) -> list[Row]:
     for name, values in estimates(records).items():
         row: Row = {"number": name}
         merit = 0.0  # where nothing judges them, all stay in their order: likeness to ourselves is no merit
-        own = uncertainties(records) if name == "uncertainty" else ours
+        own = uncertainties(records) if name in ("uncertainty", "relative") else ours
         if len(names) > 1:
             apart = _apart(records, values, resamples)
             merit = _known(apart)

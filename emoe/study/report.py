@@ -89,7 +89,7 @@ class Report:
         return path
 
     def write_tables(self, folder: Path) -> None:
-        """Each as `NUMBER-title-of-its-section.csv`; an interval takes three columns."""
+        """Each as `NUMBER-title-of-its-section.csv`."""
         folder.mkdir(parents=True, exist_ok=True)
         title, number = "", 0
         for block in self.blocks:
@@ -98,15 +98,7 @@ class Report:
             if isinstance(block, Table):
                 number += 1
                 name = "-".join("".join(c if c.isalnum() else " " for c in title.lower()).split())
-                with (
-                    whole(folder / f"{number:02}-{name}.csv") as new,
-                    new.open("w", encoding="utf-8", newline="") as file,
-                ):
-                    rows = [_flat(row) for row in block.rows]
-                    keys = list(dict.fromkeys(key for row in rows for key in row))
-                    writer = csv.DictWriter(file, keys, restval="")
-                    writer.writeheader()
-                    writer.writerows(rows)
+                write_rows(block.rows, folder / f"{number:02}-{name}.csv")
 
     def write_page(self, path: Path) -> None:
         """As one HTML file that needs no other: pictures inline, tables sorted by a click on a column's head."""
@@ -165,6 +157,16 @@ for (const head of document.querySelectorAll("th")) {
 </body>
 </html>
 """
+
+
+def write_rows(rows: Sequence[Row], path: Path) -> None:
+    """As CSV; an interval takes three columns."""
+    flat = [_flat(row) for row in rows]
+    keys = list(dict.fromkeys(key for row in flat for key in row))
+    with whole(path) as new, new.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, keys, restval="")
+        writer.writeheader()
+        writer.writerows(flat)
 
 
 def _html_table(table: Table, caption: str) -> str:
