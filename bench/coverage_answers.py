@@ -22,7 +22,8 @@ def answers(family: Family, plan: Plan, chosen: Mapping[str, Setting], judges: C
     languages, gaps, images = OfLanguages(*asked), OfGaps(*asked), OfImages(*asked)
     numbers, mixtures = OfNumbers(*asked), OfMixtures(*asked)
     questions = [
-        languages.settings, languages.languages, languages.hearing, languages.length, languages.timesteps,
+        languages.settings, languages.languages, languages.hearing, languages.length, languages.by_length,
+        languages.timesteps,
         mixtures.later, gaps.gaps, images.correct, images.quartiles, images.across, images.rejects, images.curves,
         images.pictures, numbers.beside, numbers.elsewhere, numbers.saturation, mixtures.variants,
     ]  # fmt: skip

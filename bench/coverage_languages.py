@@ -9,6 +9,8 @@ from coverage_tested import SHOWN, Tested, specs
 
 from emoe.study.statistics import auroc, partial_spearman, spearman
 
+BESIDE = ("Var(z)", "PaiDE W2", "Var(noise)", "diffusion classifier")  # baselines whose rank hangs on length most
+
 
 class OfLanguages(Tested):
     def settings(self) -> list[Row]:
@@ -85,6 +87,27 @@ class OfLanguages(Tested):
                 }
             )
         return rows
+
+    def by_length(self) -> list[Row]:
+        """AUROC of uncovered languages among scenes that take few words to tell, and among the others."""
+        asks, length = self.asks("languages"), self.lengths("languages")
+        spec, positive = specs(asks), well_or_not(self.world, asks)
+        english = {
+            ask.spec: tokens for ask, tokens in zip(asks, length, strict=True) if ask.mention.language == "English"
+        }
+        told = numpy.array([english[one] for one in spec])
+        middle = numpy.median(list(english.values()))
+        baselines = self.family.baselines("test", "languages")
+        numbers = {"paper": PAPER.of(self.family, "test", "languages")} | {name: baselines[name] for name in BESIDE}
+        parts = {f"English of {middle:g} tokens at most": told <= middle, "of more": told > middle}
+        return [
+            {"number": name}
+            | {
+                label: self.interval(tell_apart, values[part], positive[part], clusters=spec[part])
+                for label, part in parts.items()
+            }
+            for name, values in numbers.items()
+        ]
 
     def timesteps(self) -> list[Row]:
         """AUROC of uncovered languages at every timestep, for some estimators: from noise, seed 0."""

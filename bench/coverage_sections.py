@@ -75,6 +75,12 @@ def languages(report: Report, answers: Mapping[str, Found]) -> None:
     report.section("Length", "Does the number fall as prompts get longer?")
     for name, answer in answers.items():
         report.table(answer["length"], f"**{name}**")
+    report.section(
+        "Short and long",
+        "AUROC uncovered, of scenes that take few words to tell, and of the others (by their English).",
+    )
+    for name, answer in answers.items():
+        report.table(answer["by_length"], f"**{name}**")
 
 
 def timesteps(report: Report, answers: Mapping[str, Found]) -> None:
