@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from emoe.device import wide
 from emoe.model import Model
 from emoe.text import TextStates
-from emoe.uncertainty import paths, population_variance, wide
+from emoe.uncertainty import paths, population_variance
 
 
 class Trunk(NamedTuple):

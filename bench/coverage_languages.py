@@ -9,7 +9,7 @@ from coverage_tested import SHOWN, Tested, specs
 
 from emoe.study.statistics import auroc, partial_spearman, spearman
 
-BESIDE = ("Var(z)", "PaiDE W2", "Var(noise)", "diffusion classifier")  # baselines whose rank hangs on length most
+BESIDE = ("Var(z)", "PaiDE W2", "Var(noise)", "classifier error")  # baselines whose rank hangs on length most
 
 
 class OfLanguages(Tested):

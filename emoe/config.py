@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from emoe.errors import EmoeError, shown
-from emoe.moe import LAYERS
+from emoe.moe import LAYERS, SPLITS
 from emoe.shipped import SHIPPED
 
 GATES = ("prompt", "uniform", "hidden")
-SPLITS = {"attn": ("attn1", "attn2"), "ff": ("ff",), "all": ("attn1", "attn2", "ff")}  # layers -> where they may split
 HASH, NO_HASH = re.compile(r"[0-9a-fA-F]{64}"), "must be 64 hexadecimal digits; `emoe inspect` prints it"
 LONGEST = 2**17  # characters; 64 experts with long descriptors take half of that
 # A key of many parts, of which ours have one: tomllib takes the square of their number, or worse.

@@ -12,9 +12,9 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from emoe.device import wide
 from emoe.route import Route
-from emoe.schedule import SCHEDULERS, after, predict, timesteps
-from emoe.uncertainty import wide
+from emoe.schedule import SCHEDULERS, after, estimate, timesteps
 from emoe.unet import UNet
 
 
@@ -65,7 +65,7 @@ def denoise(
 
         output = wide(output)
         guided = output[0] if negative is None else output[0] + guidance * (output[1] - output[0])
-        now = predict(z, guided, t, prediction)  # one z becomes p of them at the split
+        now = estimate(z, guided, t, prediction)  # one z becomes p of them at the split
         z = step(t, after(t, steps), z, now, before, draw)
         before = t, now
         yield Denoised(i, t, z, m_pre[-1], m_post[-1])

@@ -59,6 +59,11 @@ def enough_memory(remedy: str = "use a smaller --batch-size or --size") -> Itera
         raise
 
 
+def wide(x: Tensor) -> Tensor:
+    """In float32 at least, whatever the network's dtype."""
+    return x if x.itemsize > 4 else x.float()
+
+
 def check_finite(prompts: Sequence[str], values: Tensor, dtype: torch.dtype) -> None:
     """EmoeError unless the value (b,) that belongs to each prompt is finite."""
     for prompt, fine in zip(prompts, torch.isfinite(values).tolist(), strict=True):

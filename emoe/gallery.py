@@ -10,6 +10,7 @@ from typing import Any
 from emoe.errors import EmoeError
 from emoe.generations import Generation
 from emoe.images import check_ours, contact_sheet, draw_map, open_small, save_png
+from emoe.whole import make_folder
 
 RECORDS = "generations.jsonl"
 OURS = re.compile(r"\d{5}-.+\.png|\..+\.(part|lock)")  # what a run that was stopped early may leave without a record
@@ -18,17 +19,12 @@ ROWS = 20  # prompts on a contact sheet
 SLUG = 80  # bytes of a prompt in a file name; file systems allow 255 in all
 
 
-def make_folder(path: str | Path) -> Path:
+def make_gallery(path: str | Path) -> Path:
     """A folder for a run's images: a new one, or an earlier run's. EmoeError for any other."""
     if not str(path):
         raise EmoeError("--out is empty; name a folder")
     folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise EmoeError(f"{folder} is not a folder; name another with --out") from error
-    except (OSError, ValueError) as error:
-        raise EmoeError(f"cannot make the folder {folder}: {getattr(error, 'strerror', None) or error}") from error
+    make_folder(folder)
     names = [path.name for path in folder.iterdir()]
     foreign = [name for name in names if not OURS.fullmatch(name)]
     if foreign and RECORDS not in names:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from einops import rearrange
+from torch import Tensor
 
 from emoe.denoise import Denoised, denoise
 from emoe.device import check_finite
@@ -34,16 +35,22 @@ def generate(
     going_on = [i for i in range(len(prompts)) if limit is None or short(scores.uncertainty[i]) <= limit]
     latents = {}
     if going_on:
-        drawn, away_from = [prompts[i] for i in going_on], [negatives[i] for i in going_on]
-        for step in steps(model, drawn, away_from, recipe):
-            check_finite(drawn, step.latents.mean(dim=(0, 2, 3, 4)), model.dtype)
-            watch(scores)
-            last = rearrange(step.latents, "p b ... -> b p ...")
-        latents = dict(zip(going_on, last, strict=True))
+        some = [prompts[i] for i in going_on], [negatives[i] for i in going_on]
+        latents = dict(zip(going_on, _run(model, *some, recipe, lambda: watch(scores)), strict=True))
     for i, (prompt, negative) in enumerate(zip(prompts, negatives, strict=True)):
         images = to_images(model.vae, latents[i]) if i in latents else []
         own = None if scores is None else scores.at(i)
         yield Generation(prompt, negative, images, own, recipe, model.mixture, model.vae_mark)
+
+
+def _run(
+    model: Model, prompts: list[str], negatives: list[str], recipe: Recipe, watch: Callable[[], None]
+) -> Iterator[Tensor]:
+    """To the end: each prompt's latents, (p, 4, h, w)."""
+    for step in steps(model, prompts, negatives, recipe):
+        check_finite(prompts, step.latents.mean(dim=(0, 2, 3, 4)), model.dtype)
+        watch()
+    yield from rearrange(step.latents, "p b ... -> b p ...")
 
 
 def steps(model: Model, prompts: list[str], negatives: list[str], recipe: Recipe) -> Iterator[Denoised]:

@@ -65,13 +65,18 @@ def is_ours(path: Path) -> bool:
         return False
 
 
-def open_small(path: Path) -> Image.Image:
-    """An image of a file, as it stands on a contact sheet."""
+def open_drawn(path: Path) -> Image.Image:
+    """An image that was drawn before. EmoeError if it is damaged."""
     try:
         with Image.open(path) as image:
-            return image.convert("RGB").resize((CELL, CELL))
-    except (OSError, SyntaxError) as error:  # the latter is Pillow's word for a damaged file
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:  # SyntaxError is Pillow's word for a damaged file
         raise EmoeError(f"cannot read {path} ({error}); delete it, and it is drawn again") from error
+
+
+def open_small(path: Path) -> Image.Image:
+    """The same, as it stands on a contact sheet."""
+    return open_drawn(path).resize((CELL, CELL))
 
 
 def draw_map(image: Image.Image, uncertainty: Tensor) -> Image.Image:

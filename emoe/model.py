@@ -14,12 +14,12 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from emoe.config import SPLITS, Expert
+from emoe.config import Expert
 from emoe.errors import EmoeError
 from emoe.fingerprint import fingerprint
 from emoe.gate import Gate
 from emoe.generations import Recipe
-from emoe.moe import layers_of
+from emoe.moe import SPLITS, layers_of
 from emoe.route import HiddenRoute, PromptRoute, Route
 from emoe.schedule import noise
 from emoe.scores import Reading

@@ -29,6 +29,7 @@ class Share(NamedTuple):
 class Route(ABC):
     """The experts' shares of a batch of `samples` rows, or of its `samples * experts` paths after the split.
 
+    A sample is a row before the split: under guidance, a prompt is two.
     `split` names the sub-layer at which samples become paths: "attn1", "attn2", "ff", or None for no split.
     """
 
@@ -43,7 +44,10 @@ class Route(ABC):
         return route
 
     def merged(self, weights: Sequence[Tensor]) -> Tensor | None:
-        """The experts' matrices (c', c) as one per sample, (b, c', c), or one for all, (1, c', c); None: no such."""
+        """The experts' matrices (c', c) as one per sample, (b, c', c), or one for all, (1, c', c).
+
+        None where weights differ within a sample, from token to token or from path to path.
+        """
         return None
 
     @abstractmethod
@@ -107,8 +111,8 @@ class HiddenRoute(Route):
     def shares(self, x: Tensor, gate: nn.Module) -> list[Share]:
         logits = gate(x).float()  # (rows, n, e)
         prompts = self.samples // self.halves
-        said = reduce(logits, "(p g b) n e -> p 1 b e", "sum", g=self.halves, b=prompts)
-        chosen = repeat(largest(said, self.top), "p 1 b e -> (p g b) e", g=self.halves)
+        sums = reduce(logits, "(p g b) n e -> p b e", "sum", g=self.halves, b=prompts)
+        chosen = repeat(largest(sums, self.top), "p b e -> (p g b) e", g=self.halves)
         weights = softmax_over(logits, chosen[:, None])
         return divide(chosen.cpu(), weights.to(x.dtype))
 

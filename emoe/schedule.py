@@ -48,39 +48,39 @@ def after(t: int, steps: int) -> int:
     return t - TRAIN_STEPS // steps if t > 1 else -1
 
 
-class Prediction(NamedTuple):
+class Estimate(NamedTuple):
     """What the network makes of z: both parts, as either follows from the other."""
 
     image: Tensor
     noise: Tensor
 
 
-def predict(z: Tensor, output: Tensor, t: int, kind: str = "epsilon") -> Prediction:
+def estimate(z: Tensor, output: Tensor, t: int, kind: str = "epsilon") -> Estimate:
     """Read the network's output at timestep `t`: by kind the noise ("epsilon"), or a mix of noise and image ("v")."""
     a, s = BARS[t] ** 0.5, (1 - BARS[t]) ** 0.5
     if kind == "v":
-        return Prediction(a * z - s * output, a * output + s * z)
-    return Prediction((z - s * output) / a, output)
+        return Estimate(a * z - s * output, a * output + s * z)
+    return Estimate((z - s * output) / a, output)
 
 
-# A step: (timestep, the one it leads to, z, prediction now, what came before, how to draw noise) -> the next z.
+# A step: (timestep, the one it leads to, z, the estimate now, what came before, how to draw noise) -> the next z.
 Draw = Callable[[], Tensor]
-Before = tuple[int, Prediction] | None  # the step before: its timestep, its prediction
-Step = Callable[[int, int, Tensor, Prediction, Before, Draw], Tensor]
+Before = tuple[int, Estimate] | None  # the step before: its timestep, its estimate
+Step = Callable[[int, int, Tensor, Estimate, Before, Draw], Tensor]
 
 
-def ddim(t: int, to: int, z: Tensor, now: Prediction, before: Before, draw: Draw) -> Tensor:
+def ddim(t: int, to: int, z: Tensor, now: Estimate, before: Before, draw: Draw) -> Tensor:
     """Deterministic (eta = 0): the same image, the same noise, less of it."""
     bar = BARS[max(0, to)]
     return bar**0.5 * now.image + (1 - bar) ** 0.5 * now.noise
 
 
-def ddpm(t: int, to: int, z: Tensor, now: Prediction, before: Before, draw: Draw) -> Tensor:
+def ddpm(t: int, to: int, z: Tensor, now: Estimate, before: Before, draw: Draw) -> Tensor:
     """Ancestral: the mean of the posterior between z and the image, and fresh noise of its (smaller) variance."""
     return posterior_mean(t, to, z, now) + posterior_sigma(t, to) * draw()
 
 
-def posterior_mean(t: int, to: int, z: Tensor, now: Prediction) -> Tensor:
+def posterior_mean(t: int, to: int, z: Tensor, now: Estimate) -> Tensor:
     """Of DDPM's distribution of the next z, given where the image is predicted."""
     bar, bar_to, beta = _betas(t, to)
     return bar_to**0.5 * beta / (1 - bar) * now.image + (1 - beta) ** 0.5 * (1 - bar_to) / (1 - bar) * z
@@ -92,16 +92,16 @@ def posterior_sigma(t: int, to: int) -> float:
     return ((1 - bar_to) / (1 - bar) * beta) ** 0.5
 
 
-def dpm(t: int, to: int, z: Tensor, now: Prediction, before: Before, draw: Draw) -> Tensor:
+def dpm(t: int, to: int, z: Tensor, now: Estimate, before: Before, draw: Draw) -> Tensor:
     """DPM-Solver++(2M), midpoint, in half the logarithm of the signal-to-noise ratio; it ends on the image itself."""
     if to < 0:
         return now.image
     h = _half_log_snr(to) - _half_log_snr(t)
     image = now.image
     if before is not None:  # the image predicted for the middle of the step, from the last two
-        t_before, prediction = before
+        t_before, earlier = before
         ratio = (_half_log_snr(t) - _half_log_snr(t_before)) / h
-        image = image + (image - prediction.image) / (2 * ratio)
+        image = image + (image - earlier.image) / (2 * ratio)
     return ((1 - BARS[to]) / (1 - BARS[t])) ** 0.5 * z - BARS[to] ** 0.5 * math.expm1(-h) * image
 
 

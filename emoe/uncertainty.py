@@ -11,6 +11,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from emoe.device import wide
+
 
 class Uncertainty(NamedTuple):
     """Of b samples; all float32 or wider, in the mid-block's own unit squared unless said otherwise."""
@@ -61,8 +63,3 @@ def effect(m: Tensor, empty: Tensor) -> Tensor:
 def population_variance(x: Tensor, dim: int) -> Tensor:
     """Over an axis of paths, or seeds (Eq. 8 divides by M, not M - 1); where they agree it is exactly 0."""
     return (x - x.narrow(dim, 0, 1)).var(dim=dim, correction=0)  # variance does not mind the shift
-
-
-def wide(x: Tensor) -> Tensor:
-    """In float32 at least."""
-    return x if x.itemsize > 4 else x.float()

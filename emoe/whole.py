@@ -13,16 +13,22 @@ from safetensors import SafetensorError
 from emoe.errors import EmoeError
 
 
-def check_new(folder: Path) -> None:
-    """EmoeError unless a folder of this name can be made. The disk is asked: permissions do not tell all."""
+def make_folder(folder: Path, new: bool = False) -> None:
+    """EmoeError unless the folder can be made; or, if it need not be `new`, is there already."""
     try:
-        folder.mkdir()
-        folder.rmdir()
+        folder.mkdir(parents=not new, exist_ok=not new)
     except FileExistsError as error:
-        raise EmoeError(f"{folder} is there already; name another with --out") from error
+        why = "is there already" if new else "is not a folder"
+        raise EmoeError(f"{folder} {why}; name another with --out") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise EmoeError(f"cannot make the folder {folder}: {reason}; name another with --out") from error
+
+
+def check_new(folder: Path) -> None:
+    """EmoeError unless a folder of this name can be made. The disk is asked: permissions do not tell all."""
+    make_folder(folder, new=True)
+    folder.rmdir()
 
 
 def check_place(path: Path) -> None:

@@ -5,7 +5,7 @@ import torch
 from twins import scheduler_twin
 
 from emoe.errors import EmoeError
-from emoe.schedule import BARS, SCHEDULERS, after, draws, noise, predict, timesteps
+from emoe.schedule import BARS, SCHEDULERS, after, draws, estimate, noise, timesteps
 
 
 def test_the_published_noise_levels():
@@ -55,7 +55,7 @@ def test_draws_begin_with_the_noise_and_repeat():
 @pytest.mark.parametrize("kind", ["epsilon", "v"])
 def test_both_parts_make_z(kind):
     z, output = torch.randn(2, 1, 4, 8, 8, dtype=torch.float64)
-    image, eps = predict(z, output, 500, kind)
+    image, eps = estimate(z, output, 500, kind)
     assert torch.allclose(BARS[500] ** 0.5 * image + (1 - BARS[500]) ** 0.5 * eps, z)
 
 
@@ -75,6 +75,6 @@ def test_steps_equal_diffusers(name, kind, steps):
     more = {} if name == "dpm++" else {"generator": noises}
     for t in ts:
         expected = scheduler.step(network(expected), t, expected, **more).prev_sample
-        now = predict(z, network(z), t, kind)
+        now = estimate(z, network(z), t, kind)
         z, before = SCHEDULERS[name](t, after(t, steps), z, now, before, lambda: next(ours)), (t, now)
         assert torch.allclose(z, expected, rtol=1e-4, atol=1e-5 if steps < 100 else 1e-4)  # rounding adds up

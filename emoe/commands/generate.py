@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
 
     from emoe.config import read_weights  # these take seconds; the mistakes above need not wait
     from emoe.device import choose_device
-    from emoe.gallery import RECORDS, check_sheets, draw_sheets, intact, make_folder, save
+    from emoe.gallery import RECORDS, check_sheets, draw_sheets, intact, make_gallery, save
     from emoe.generations import Recipe
     from emoe.pipeline import DRAWN, EMoE, check_batch_size
 
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     if options.batch_size is not None:
         check_batch_size(options.batch_size)
     weights, machine = read_weights(options.weights), choose_device(options.device, options.dtype)
-    folder = make_folder(options.out)
+    folder = make_gallery(options.out)
     with alone(folder / RECORDS):
         if recipe.mode == "emoe":
             check_sheets(folder)

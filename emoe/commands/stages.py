@@ -13,10 +13,11 @@ from tqdm import tqdm
 from emoe.commands.options import texts_of
 from emoe.gallery import RECORDS, intact, save
 from emoe.generations import Recipe
+from emoe.images import open_drawn
 from emoe.pipeline import DRAWN, SCORED, EMoE
 from emoe.records import Record, RecordFile
 from emoe.scores import Reading
-from emoe.study.alignment import Clip, open_drawn, open_truth, ssim
+from emoe.study.alignment import Clip, open_truth, ssim
 
 ALIGNED = 16  # images at a time before CLIP
 SEEN = 8  # prompts at a time before the baselines, which run the whole UNet for both guidance halves

@@ -13,7 +13,7 @@ from emoe.errors import EmoeError
 from emoe.prompts import check_text
 from emoe.records import USUAL, Record, RecordFile
 from emoe.terminal import say
-from emoe.whole import check_place
+from emoe.whole import check_place, make_folder
 from emoe.words import stem_of
 
 if TYPE_CHECKING:
@@ -185,9 +185,6 @@ def _make(folder: Path, *inside: str) -> None:
             if path.is_file() and not path.name.startswith("."):
                 raise EmoeError(f"{folder} holds other things ({path.name}); name a new folder with --out")
     for path in (folder, *(folder / name for name in inside)):
-        try:
-            path.mkdir(exist_ok=True)
-        except OSError as error:
-            raise EmoeError(f"cannot make the folder {path}: {error.strerror}; name another with --out") from error
+        make_folder(path)
     for name in ("report.html", "report.md"):
         check_place(folder / name)

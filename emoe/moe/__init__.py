@@ -1,6 +1,6 @@
 """Sparse mixtures of experts."""
 
 from emoe.moe.likeness import alike
-from emoe.moe.mixture import LAYERS, Mixture, is_gate, layers_of, mix, mixed_layers, mixtures, origin
+from emoe.moe.mixture import LAYERS, SPLITS, Mixture, is_gate, layers_of, mix, mixed_layers, mixtures, origin
 
-__all__ = ["LAYERS", "Mixture", "alike", "is_gate", "layers_of", "mix", "mixed_layers", "mixtures", "origin"]
+__all__ = ["LAYERS", "SPLITS", "Mixture", "alike", "is_gate", "layers_of", "mix", "mixed_layers", "mixtures", "origin"]

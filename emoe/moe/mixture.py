@@ -20,6 +20,7 @@ from emoe.unet import UNet
 
 # What `layers` mixes in every transformer block outside the mid-block; all else is the base's.
 LAYERS = {"attn": ("to_q", "to_k", "to_v"), "ff": ("ff",), "all": ("to_q", "to_k", "to_v", "ff")}
+SPLITS = {"attn": ("attn1", "attn2"), "ff": ("ff",), "all": ("attn1", "attn2", "ff")}  # and where paths may part then
 
 
 class Mixture(nn.Module):

@@ -10,12 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from emoe.config import SPLITS
 from emoe.errors import EmoeError
 from emoe.gate import UniformGate
 from emoe.generating import steps
 from emoe.generations import Recipe
-from emoe.moe import layers_of
+from emoe.moe import SPLITS, layers_of
 from emoe.pipeline import EMoE
 from emoe.schedule import timesteps
 from emoe.scores import ESTIMATORS, READ_OUTS, Reading

@@ -6,7 +6,6 @@ Per prompt, both: means over a batch would hide what a study is about.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy
@@ -83,12 +82,3 @@ def ssim(image: Image.Image, truth: Image.Image) -> float:
             a, b, channel_axis=2, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
         )
     )
-
-
-def open_drawn(path: Path) -> Image.Image:
-    """One of the study's own. EmoeError if it is damaged."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise EmoeError(f"cannot read {path} ({error}); delete it, and it is drawn again") from error

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from emoe.model import Model
-from emoe.schedule import BARS, ddim, posterior_mean, posterior_sigma, predict
+from emoe.schedule import BARS, ddim, estimate, posterior_mean, posterior_sigma
 from emoe.study.observe import Observed
 from emoe.text import TextStates
 from emoe.uncertainty import population_variance
@@ -141,5 +141,5 @@ def classifier_error(model: Model, text: TextStates, seen: Observed, timestep: i
     z = (bar**0.5 * image + (1 - bar) ** 0.5 * fresh).to(model.dtype)
     t = torch.tensor([timestep], device=model.device)
     out = model.unet(z, t, text.states.to(model.dtype), model.route(text, None, split=False))
-    found = predict(z, out.prediction, timestep, model.prediction).noise
+    found = estimate(z, out.prediction, timestep, model.prediction).noise
     return (found.float() - fresh).square().mean(dim=(1, 2, 3))

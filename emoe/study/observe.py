@@ -11,11 +11,11 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from emoe.device import wide
 from emoe.gate import PromptGate, phi
 from emoe.model import Model
-from emoe.schedule import Prediction, after, predict
+from emoe.schedule import Estimate, after, estimate
 from emoe.text import TextStates
-from emoe.uncertainty import wide
 
 
 class Observed(NamedTuple):
@@ -25,8 +25,8 @@ class Observed(NamedTuple):
     m_post: Tensor
     m_empty: Tensor  # m_post of the negative half, which has the empty prompt
     z: Tensor  # (b, 4, h, w) where the paths start
-    now: Prediction  # (e, b, 4, h, w) what each path makes of z, guided: image and noise
-    unguided: Prediction  # the same, conditional half alone
+    now: Estimate  # (e, b, 4, h, w) what each path makes of z, guided: image and noise
+    unguided: Estimate  # the same, conditional half alone
     timestep: int
     to: int  # the timestep that the run's next step leads to
     logits: Tensor | None  # (b, e) the gate's; None where it has none of a prompt
@@ -57,8 +57,8 @@ def observe(
         m_post=m_post[1],
         m_empty=m_post[0],
         z=z,
-        now=predict(z, guided, timestep, model.prediction),
-        unguided=predict(z, output[1], timestep, model.prediction),
+        now=estimate(z, guided, timestep, model.prediction),
+        unguided=estimate(z, output[1], timestep, model.prediction),
         timestep=timestep,
         to=after(timestep, steps),
         logits=model.gate.logits(text) if isinstance(model.gate, PromptGate) else None,
