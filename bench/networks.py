@@ -10,7 +10,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from emoe.device import choose_device
 from emoe.moe import mix
-from emoe.text import TextEncoder, clip_tokenizer
+from emoe.text import TextEncoder
+from emoe.tokenizer import clip_tokenizer
 from emoe.unet import UNet, UNetConfig
 
 SMALL = UNetConfig(channels=(32, 64, 128, 128), text_dim=64)

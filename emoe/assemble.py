@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from emoe.checkpoint.architecture import unet_config
-from emoe.checkpoint.detect import SEGMOE
 from emoe.checkpoint.hashes import check_hash, check_hashes
 from emoe.checkpoint.layout import Folder
 from emoe.checkpoint.load_text import load_text
@@ -23,13 +21,13 @@ from emoe.checkpoint.lora import with_loras
 from emoe.checkpoint.open import examine, open_checkpoint, open_folder, part_config, reach
 from emoe.checkpoint.open_lora import open_lora
 from emoe.checkpoint.parts import Checkpoint
-from emoe.checkpoint.settings import positive
 from emoe.checkpoint.source import plain
 from emoe.config import Expert, Weights, check, undecidable
 from emoe.errors import EmoeError, about
 from emoe.gate import Gate, HiddenGate, PromptGate, UniformGate
 from emoe.gate_vectors import gate_vectors
-from emoe.moe import alike, layers_of, mixtures
+from emoe.moe import alike
+from emoe.segmoe import completed
 from emoe.text import TextEncoder
 from emoe.unet import UNet
 from emoe.vae import VAE
@@ -61,7 +59,7 @@ def assemble(weights: Weights, device: torch.device, dtype: torch.dtype) -> Asse
 
     base = _open(weights, "segmoe" if weights.segmoe else "base", "unet", "text_encoder")
     experts = [] if weights.segmoe else _experts(weights, base)
-    weights = _completed(weights, base) if weights.segmoe else weights
+    weights = completed(weights, base) if weights.segmoe else weights
     check(weights)
 
     pixels = _pixels(weights, base)
@@ -148,43 +146,6 @@ def _files(checkpoint: Checkpoint) -> tuple[str, ...]:
     """The files that a checkpoint's UNet is read from."""
     files = {id(file): file for file, _ in checkpoint.parts["unet"].places.values()}
     return tuple(sorted(str(file.path.resolve()) for file in files.values()))
-
-
-def _completed(weights: Weights, base: Checkpoint) -> Weights:
-    """What weights.toml leaves open of a mixture that SegMoE saved, its own config tells."""
-    if base.kind.name != SEGMOE:
-        raise EmoeError(
-            f"{weights.path}: segmoe names {base.kind.name}; name it as base and expert, or a SegMoE folder"
-        )
-    part = base.parts["unet"]
-    empty = build(part)
-    if not mixtures(empty):
-        raise EmoeError(f"{weights.path}: {base.source} has experts in no layer that SegMoE mixes; use another")
-    count = len(next(iter(mixtures(empty).values())).experts)
-    told = part.config.get("segmoe_config")
-    told = told if isinstance(told, dict) else {}
-    descriptors = told.get("experts")
-    descriptors = descriptors if isinstance(descriptors, list) else []
-    descriptors = (descriptors + [None] * count)[:count]
-    gate = weights.gate or "hidden"
-    usual = None if gate == "uniform" else min(count, positive(told, "num_experts_per_tok", 2, part.where))
-    if gate == "hidden" and any(mixture.gate is None for mixture in mixtures(empty).values()):
-        raise EmoeError(f'{weights.path}: {base.source} holds no gate vectors; set gate = "prompt" or "uniform"')
-    return replace(
-        weights,
-        experts=tuple(
-            Expert(weights.segmoe, _text_or_none(d, "positive_prompt"), _text_or_none(d, "negative_prompt"))
-            for d in descriptors
-        ),
-        layers=layers_of(empty),
-        gate=gate,
-        top=weights.top or usual,
-    )
-
-
-def _text_or_none(table: Any, key: str) -> str | None:
-    value = table.get(key) if isinstance(table, dict) else None
-    return value if isinstance(value, str) else None
 
 
 def _text(weights: Weights, base: Checkpoint, device: torch.device) -> TextEncoder:

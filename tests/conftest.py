@@ -24,7 +24,8 @@ from emoe.checkpoint import civitai, download, hub
 from emoe.gate import PromptGate, UniformGate
 from emoe.moe import mix, origin
 from emoe.pipeline import EMoE
-from emoe.text import TextEncoder, clip_tokenizer
+from emoe.text import TextEncoder
+from emoe.tokenizer import clip_tokenizer
 from emoe.unet import UNet, UNetConfig
 from emoe.vae import VAE, VAEConfig
 

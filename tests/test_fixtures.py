@@ -18,7 +18,8 @@ from emoe.checkpoint.open import open_checkpoint
 from emoe.config import parse_weights
 from emoe.pipeline import EMoE
 from emoe.route import HiddenRoute
-from emoe.text import CLIPTokenizer, clip_tokenizer
+from emoe.text import CLIPTokenizer
+from emoe.tokenizer import clip_tokenizer
 
 FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"
 pytestmark = pytest.mark.skipif(not FIXTURES.is_dir(), reason="the fixtures are not beside the project")

@@ -19,7 +19,7 @@ from emoe.checkpoint.load_text import load_text
 from emoe.checkpoint.open import examine, open_checkpoint
 from emoe.checkpoint.parts import Part
 from emoe.errors import EmoeError
-from emoe.text import clip_tokenizer
+from emoe.tokenizer import clip_tokenizer
 
 TO_K = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
 TO_Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"

@@ -14,7 +14,8 @@ from emoe.checkpoint.load_text import load_text
 from emoe.errors import EmoeError
 from emoe.gate import UniformGate
 from emoe.pipeline import EMoE
-from emoe.text import TextEncoder, clip_tokenizer
+from emoe.text import TextEncoder
+from emoe.tokenizer import clip_tokenizer
 
 
 def test_baked_in_embeddings_are_left_out(states, tmp_path, caplog):

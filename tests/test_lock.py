@@ -15,7 +15,7 @@ from emoe import EMoE, EmoeError
 from emoe.checkpoint import hub as our_hub
 from emoe.config import Expert, Weights, read_weights
 from emoe.lock import lock, to_toml
-from emoe.text import clip_tokenizer
+from emoe.tokenizer import clip_tokenizer
 
 REPO = "some-one/a_model.v1"
 

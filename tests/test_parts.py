@@ -22,7 +22,7 @@ from emoe.checkpoint.load_unet import build, load_mixture
 from emoe.checkpoint.open import examine, open_checkpoint
 from emoe.config import read_weights
 from emoe.errors import EmoeError
-from emoe.text import clip_tokenizer
+from emoe.tokenizer import clip_tokenizer
 
 EMBEDDING = "embeddings.token_embedding.weight"
 

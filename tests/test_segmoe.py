@@ -14,7 +14,7 @@ from conftest import close
 from emoe import EMoE, Recipe
 from emoe.checkpoint.save import INDEX, SCHEDULER
 from emoe.generating import steps
-from emoe.text import clip_tokenizer
+from emoe.tokenizer import clip_tokenizer
 
 DESCRIPTORS = [("photo", "drawing"), ("anime girl", "photo"), ("oil painting", "blurry")]
 VAE = {

@@ -6,7 +6,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from emoe.gate import PromptGate, UniformGate, phi
 from emoe.route import choose
-from emoe.text import TextEncoder, clip_tokenizer
+from emoe.text import TextEncoder
+from emoe.tokenizer import clip_tokenizer
 
 START, END = 49406, 49407
 

@@ -15,7 +15,8 @@ from emoe.checkpoint.layout import Folder
 from emoe.checkpoint.parts import Part
 from emoe.checkpoint.settings import positive
 from emoe.errors import EmoeError, shown
-from emoe.text import TextEncoder, clip_tokenizer
+from emoe.text import TextEncoder
+from emoe.tokenizer import clip_tokenizer
 
 log = logging.getLogger("emoe")
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from transformers import CLIPTokenizer
 
-from emoe.text import byte_tokenizer, clip_tokenizer
+from emoe.tokenizer import byte_tokenizer, clip_tokenizer
 
 
 def train_tokenizer(captions: Iterable[str], merges: int) -> CLIPTokenizer:
