@@ -236,6 +236,7 @@ def test_shapes(weights):
     assert scores.records()[2]["eu"] == float(f"{scores.eu[2]:.6g}") != scores.eu[2].item()
 
 
+@pytest.mark.slow
 def test_the_default_size_is_the_checkpoints_own(weights):
     assert EMoE.from_toml(weights).score("a cat").map.shape == (1, 8, 8)
 

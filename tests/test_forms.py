@@ -40,7 +40,22 @@ def expected(states, other, tmp_path_factory) -> torch.Tensor:
     return eu
 
 
-@pytest.mark.parametrize("form", forms.COMPLETE)
+# one of every kind; the others differ in less
+FIRST = (
+    "ldm-fp16",
+    "ldm-hybrid-vae",
+    "ckpt-lightning",
+    "ckpt-legacy",
+    "prefixed-diffusers",
+    "hub-old-names",
+    "hub-bin",
+)
+FIRST = (*FIRST, "hub-shards", "hub-fp16-variant")
+
+
+@pytest.mark.parametrize(
+    "form", [form if form in FIRST else pytest.param(form, marks=pytest.mark.slow) for form in forms.COMPLETE]
+)
 def test_as_base_and_expert(states, other, expected, tmp_path, form):
     eu = score(forms.COMPLETE[form](tmp_path, states[0]), other)
     assert torch.allclose(eu, expected, rtol=1e-6)

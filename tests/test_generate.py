@@ -77,7 +77,7 @@ def drawn_by_diffusers(unet, text, prompt: str, negative: str = "", scheduler: s
         ("mixture", "ddim", 7.5),
         pytest.param("mixture", "ddpm", 7.5, marks=pytest.mark.slow),
         pytest.param("mixture", "dpm++", 7.5, marks=pytest.mark.slow),
-        ("mixture", "ddim", 1.0),
+        pytest.param("mixture", "ddim", 1.0, marks=pytest.mark.slow),
         pytest.param("emoe", "ddpm", 7.5, marks=pytest.mark.slow),
     ],
 )

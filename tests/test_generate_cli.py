@@ -233,6 +233,7 @@ def test_a_sheet_of_somebody_elses_is_not_replaced(draw, tmp_path, monkeypatch, 
     assert (tmp_path / "out" / name).read_bytes() == kept
 
 
+@pytest.mark.slow
 def test_a_sheet_of_ours_is_replaced(draw, tmp_path):
     draw("a")
     sheet = tmp_path / "out" / "sheet.png"
@@ -278,6 +279,7 @@ def test_latents_that_are_not_finite(draw, tmp_path, monkeypatch):
     assert names(tmp_path / "out") == [*(f"00001-a-red-bus-{i}.png" for i in range(1, 5)), "generations.jsonl"]
 
 
+@pytest.mark.slow
 def test_prompts_that_are_no_file_names(draw, tmp_path):
     prompts = ["../../etc/passwd", 'CON <>:"/\\|?*\n', "...", "é" * 300, "赤いバス", "a", "A"]
     assert draw(*prompts, "--mode", "mixture")[0] == 0

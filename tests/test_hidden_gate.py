@@ -124,6 +124,7 @@ def test_the_vectors_are_captured_once_and_kept_beside_the_weights(toml, caplog)
     assert "capturing" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"nonsense" * 100])
 def test_vectors_that_cannot_be_read_are_captured_again(toml, caplog, content):
     toml.with_suffix(".gates.safetensors").write_bytes(content)
@@ -157,6 +158,7 @@ def test_vectors_that_are_not_finite_are_not_kept(toml, monkeypatch):
     assert not toml.with_suffix(".gates.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_an_expert_that_comes_twice_is_written_twice(toml, tmp_path):
     twice = toml.with_name("twice.toml")
     twice.write_text(toml.read_text().replace('"expert_3.safetensors"', '"expert_2.safetensors"'))

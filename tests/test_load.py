@@ -130,6 +130,7 @@ def test_weights_that_are_not_finite(states, tmp_path, value):
     assert f"{name} holds weights that are not finite" in fails(weights(tmp_path, paths[0], *paths))
 
 
+@pytest.mark.slow
 def test_almost_the_same_experts_are_a_warning(states, tmp_path, caplog):
     twin = {n: t + 1e-4 * t.std() * torch.randn_like(t) if t.numel() > 1 and t.is_floating_point() else t
             for n, t in forms.wide(states[0]).items()}  # fmt: skip

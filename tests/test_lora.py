@@ -213,7 +213,7 @@ def test_experts_from_one_checkpoint_and_several_loras(states, tmp_path):
     assert EMoE.from_toml(path).mixture != model.mixture
 
 
-@pytest.mark.parametrize("by_root", [False, True])
+@pytest.mark.parametrize("by_root", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("writer", ["UNet", "pipeline", "PEFT"])
 def test_beside_what_diffusers_and_peft_save(states, files, tmp_path, writer, by_root):
     """Names and settings are by their hand, and so is what the LoRA makes of the weights."""

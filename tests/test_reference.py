@@ -135,6 +135,7 @@ def test_scores_of_another_reading_do_not(run, weights, made, others, what):
     assert "emoe calibrate" in err
 
 
+@pytest.mark.slow
 def test_a_file_of_scores_belongs_to_one_reference(run, weights, made, tmp_path):
     out = tmp_path / "scores.jsonl"
     arguments = score(*PROMPTS, "--out", str(out), weights=weights)

@@ -40,6 +40,7 @@ def test_segmoe_mistakes(states, tmp_path):
     assert "is a SegMoE mixture already" in fails(weights(tmp_path, plain, plain, tmp_path / "mixture"))
 
 
+@pytest.mark.slow
 def test_a_segmoe_mixture_without_gates(states, tmp_path, caplog):
     folder = segmoe(tmp_path / "mixture", states)
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
