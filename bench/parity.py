@@ -3,6 +3,7 @@
 python bench/parity.py --small          a small random checkpoint, under 20 s
 python bench/parity.py                  a random one of SD1.5's size (four minutes on 2 cores, 11 GB, 2 GB of disk)
 python bench/parity.py SOURCE           a real one: a file, a folder, owner/name on the Hub, civitai:VERSION
+python bench/parity.py SOURCE --lora L  and what a LoRA makes of the layers that are mixed
 
 Text states, the predicted noise and the mid-block at timestep 961, a decoded latent, and an image of a few steps, with
 guidance, from one noise: float32 throughout, the largest difference over the largest value. Exit code 1 if one is more
@@ -28,9 +29,11 @@ from peers import MISSING
 from torch import Tensor
 
 from emoe.checkpoint.load_text import load_text
-from emoe.checkpoint.load_unet import load_unet
+from emoe.checkpoint.load_unet import brought, load_unet
 from emoe.checkpoint.load_vae import load_vae
+from emoe.checkpoint.lora import with_loras
 from emoe.checkpoint.open import locate, open_checkpoint
+from emoe.checkpoint.open_lora import open_lora
 from emoe.checkpoint.parts import Checkpoint
 from emoe.checkpoint.save import save_pipeline
 from emoe.checkpoint.source import Hub, parse
@@ -51,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?", metavar="SOURCE")
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--lora", metavar="SOURCE", help="a LoRA for it (diffusers takes it with peft)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--steps", type=int, default=5, help="of the image (default: %(default)s)")
     options = parser.parse_args()
@@ -68,9 +72,9 @@ def compare(options: argparse.Namespace) -> None:
         if pipe is None:
             rows: list[dict[str, Any]] = [{"what": "diffusers", "apart": MISSING}]
         else:
-            rows = compared(
-                *ours(checkpoint, device), pipe.to(device, torch.float32), checkpoint.prediction, options.steps
-            )
+            pipe = pipe.to(device, torch.float32)
+            rows = compared(*ours(checkpoint, device), pipe, checkpoint.prediction, options.steps)
+            rows += [with_lora(checkpoint, options.lora, pipe)] if options.lora else []
         show(
             "Does a checkpoint compute here what it computes in diffusers?",
             rows,
@@ -168,6 +172,19 @@ def compared(unet: UNet, text: TextEncoder, vae: VAE, pipe: Any, prediction: str
     )
     rows.append(row(f"an image of {steps} steps", image, torch.tensor(theirs.images[0] * 255).round(), IMAGE))
     return rows
+
+
+def with_lora(checkpoint: Checkpoint, source: str, pipe: Any) -> dict[str, Any]:
+    """The weights of the layers that are mixed, as the LoRA leaves them."""
+    opened = open_lora(source)
+    ours = load_unet(with_loras(checkpoint, [(opened, 1.0)]), dtype=torch.float32)
+    tensors, alphas = pipe.lora_state_dict(str(opened.files[0].path), unet_config=pipe.unet.config)
+    pipe.load_lora_into_unet(tensors, network_alphas=alphas, unet=pipe.unet)
+    pipe.unet.fuse_lora()
+    pipe.unet.unload_lora()
+    layers = list(brought(ours, "all"))
+    weights = [torch.cat([net.get_submodule(n).weight.cpu().flatten() for n in layers]) for net in (ours, pipe.unet)]
+    return row("a LoRA's mixed layers", *weights)
 
 
 def row(what: str, ours: Tensor, theirs: Tensor, most: float = EXACT) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Lora(Part):
         return next(iter(file.entries[name].shape), 0)
 
     def delta(self, layer: str) -> Tensor:
-        """What is added to the weight of a layer that it changes, (out, in), float32 on the CPU."""
+        """What is added to the weight of a layer that it changes, as a matrix (out, in), float32 on the CPU."""
         rank = self.rank(layer)
         down = self.read(f"{layer}:down", (rank, -1), dtype=torch.float32)
         up = self.read(f"{layer}:up", (-1, rank), dtype=torch.float32)
@@ -128,7 +128,7 @@ class WithLoras(Part):
         if not loras:
             return super().read(name, shape, **to)
         weight = super().read(name, shape, dtype=torch.float32)
-        changed = (weight + sum(lora.delta(layer) for lora in loras)).to(**to)
+        changed = (weight + sum(lora.delta(layer).reshape(weight.shape) for lora in loras)).to(**to)
         if not changed.isfinite().all():
             raise EmoeError(f"{self.where}: with its LoRAs, {name} is not finite in {changed.dtype}; lower their scale")
         return changed
