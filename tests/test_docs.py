@@ -38,7 +38,17 @@ def test_there_are_some():
     assert len(commands()) > 8
 
 
+def headings(page: Path) -> set[str]:
+    """What links may name after their #, as GitHub spells it."""
+    text = re.sub(r"```.+?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    titles = re.findall(r"^#+ (.+)", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    for goal in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        assert goal.startswith(("http://", "https://")) or (page.parent / goal).exists(), goal
+    for goal, heading in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8")):
+        if not goal.startswith(("http://", "https://")):
+            there = page.parent / goal if goal else page
+            assert there.exists(), goal
+            assert not heading or heading in headings(there), f"{goal}#{heading}"
