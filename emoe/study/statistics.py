@@ -225,10 +225,12 @@ def _resamples(
     """Row numbers, without end."""
     labels = numpy.arange(n) if clusters is None else numpy.unique(clusters, return_inverse=True)[1]
     of = numpy.zeros(n, int) if strata is None else numpy.unique(strata, return_inverse=True)[1]
-    order = numpy.argsort(labels, kind="stable")
-    members = numpy.split(order, numpy.flatnonzero(numpy.diff(labels[order])) + 1)
-    strata_of = numpy.array([of[rows[0]] for rows in members])
+    order = numpy.argsort(labels, kind="stable")  # a cluster's rows side by side
+    first, size = numpy.unique(labels[order], return_index=True, return_counts=True)[1:]
+    strata_of = of[order[first]]
     groups = [numpy.flatnonzero(strata_of == stratum) for stratum in range(of.max() + 1)]
     while True:
         chosen = numpy.concatenate([group[rng.integers(len(group), size=len(group))] for group in groups])
-        yield numpy.concatenate([members[i] for i in chosen])
+        ends = numpy.cumsum(size[chosen])
+        within = numpy.arange(ends[-1]) - numpy.repeat(ends - size[chosen], size[chosen])
+        yield order[numpy.repeat(first[chosen], size[chosen]) + within]
