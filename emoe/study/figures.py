@@ -28,7 +28,8 @@ def distributions(records: Sequence[Record]) -> Figure:
     jitter = numpy.random.default_rng(0)
     for y, name in enumerate(names):
         u = uncertainties(of_group(records, name))
-        ax.plot(u, y + jitter.uniform(-0.2, 0.2, len(u)), ".", markersize=3, alpha=0.5, color="tab:blue")
+        faint = min(0.5, max(0.05, 400 / len(u)))  # so that many prompts show where most are
+        ax.plot(u, y + jitter.uniform(-0.2, 0.2, len(u)), ".", markersize=3, alpha=faint, color="tab:blue")
         low, middle, high = numpy.quantile(u, [0.25, 0.5, 0.75])
         ax.plot([low, high], [y, y], color="black", linewidth=2)
         ax.plot(middle, y, "o", color="black")
