@@ -32,7 +32,7 @@ LAYERS = [
     {"assemble", "scoring"},
     {"generating", "gallery", "save_segmoe"},
     {"pipeline"},
-    {"miniature", "explaining", "lock", "ray"},
+    {"miniature", "describing", "explaining", "lock", "ray"},
     {"study"},
     {"commands"},
     {"__main__", ""},

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import forms
 import pytest
-from folders import segmoe
+from folders import segmoe, write
+from folders import weights as toml
 
 
 def test_inspect(run, weights):
@@ -58,3 +59,51 @@ def test_a_segmoe_mixture(run, tmp_path):
     assert "3 experts, layers all, top 2, with gates" in out
     assert "under segmoe" in out
     assert [line for line in out.splitlines() if "expert 3" in line and "p2" in line]
+
+
+def test_a_mixture(run, states, tmp_path):
+    paths = write(tmp_path, *states)
+    path = toml(tmp_path, paths[0], paths[0], paths[1], paths[0], extra="top = 2")
+    code, out, err = run("inspect", str(path), "--json")
+    assert (code, err.count("almost the same")) == (0, 1)
+    found = json.loads(out)
+    assert (found["kind"], found["refused"], found["base"]) == ("a mixture", None, str(paths[0]))
+    assert (found["layers"], found["split"], found["gate"], found["top"]) == ("all", "attn2", "prompt", 2)
+    assert found["mixture"] == json.loads(run("score", "--weights", str(path), "--json", "a cat")[1])["mixture"]
+    assert found["of_experts"] < found["parameters"]
+
+    first, second, third = found["experts"]
+    assert (first["apart"][2], third["apart"][0]) == (0, 0)  # one checkpoint twice
+    assert first["apart"][1] == second["apart"][0] == third["apart"][1] > 0.1
+    for number, expert in enumerate(found["experts"]):
+        assert expert["own_route"][number] == max(expert["own_route"])
+        assert sum(weight > 0 for weight in expert["own_route"]) == 2
+        assert sum(expert["own_route"]) == pytest.approx(1, abs=1e-3)
+
+    out = run("inspect", str(path))[1]
+    assert f"{path} is a mixture" in out
+    assert (
+        f"expert 2      {paths[1]}\n    apart from  1: {second['apart'][0]:.2g}, 3: {second['apart'][2]:.2g}\n" in out
+    )
+
+
+def test_a_mixture_of_segmoe_has_no_own_routes(run, tmp_path):
+    segmoe(tmp_path / "mixture", [forms.state(seed) for seed in (1, 2, 3)])
+    path = tmp_path / "weights.toml"
+    path.write_text('segmoe = "mixture"')
+    found = json.loads(run("inspect", str(path), "--json")[1])
+    assert (found["gate"], found["top"], len(found["experts"])) == ("hidden", 2, 3)
+    assert all("own_route" not in expert and max(expert["apart"]) > 0 for expert in found["experts"])
+    code, out, _ = run("inspect", str(path))
+    assert (code, "own route" in out) == (0, False)
+
+
+def test_a_mixture_that_cannot_be(run, tmp_path):
+    path = tmp_path / "weights.toml"
+    path.write_text('base = "nowhere.safetensors"')
+    code, out, err = run("inspect", str(path), "--json")
+    assert (code, err.count("\n")) == (2, 1)
+    found = json.loads(out)
+    assert (found["source"], found["kind"]) == (str(path), None)
+    assert err == f"emoe: {found['refused']}\n"
+    assert run("inspect", str(path))[1] == ""

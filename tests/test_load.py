@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import forms
+import numpy
 import pytest
 import torch
 from folders import CPU, fails, weights, write
@@ -16,7 +17,7 @@ from emoe.checkpoint.load_unet import load_mixture, load_unet
 from emoe.checkpoint.open import open_checkpoint
 from emoe.config import read_weights
 from emoe.errors import EmoeError
-from emoe.moe import alike, mixed_layers, origin
+from emoe.moe import alike, apart, mixed_layers, origin
 from emoe.pipeline import EMoE
 from emoe.unet import UNet
 
@@ -153,6 +154,27 @@ def test_how_alike_is_almost_the_same():
 
     unet = mixture_of(base, [base, moved(5e-4), moved(2e-3), base])
     assert alike(unet) == [(0, 1), (0, 3), (1, 3)]
+
+
+def test_how_far_experts_are_apart():
+    """Beside numpy, from the experts as they were before they were mixed."""
+    from conftest import mixture_of, random_unet
+
+    def flat(unet):
+        layers = tuple(layer + "." for layer in mixed_layers(unet, "all"))
+        return numpy.concatenate([p.numpy().ravel() for n, p in unet.named_parameters() if n.startswith(layers)])
+
+    experts = [random_unet(1), random_unet(2), random_unet(1)]
+    for parameter in experts[2].parameters():
+        parameter.data *= -3
+    found = apart(mixture_of(random_unet(0), experts))
+    a, b, c = map(flat, experts)
+    norm = numpy.linalg.norm
+    expected = [norm(x - y) / (norm(x) * norm(y)) ** 0.5 for x, y in ((a, b), (a, c), (b, c))]
+    assert found[[0, 0, 1], [1, 2, 2]].tolist() == pytest.approx(expected, rel=1e-5)
+    assert torch.equal(found, found.T)
+    assert not found.diagonal().any()
+    assert found[0, 2] == pytest.approx(4 / 3**0.5, rel=1e-5)
 
 
 def test_predictions_that_differ_are_a_warning(states, tmp_path, caplog):

@@ -1,4 +1,4 @@
-"""emoe inspect: what a file is."""
+"""emoe inspect: what a file is, or a mixture."""
 
 from __future__ import annotations
 
@@ -6,27 +6,35 @@ import argparse
 import json
 from typing import Any
 
+from emoe.commands.options import route_text
 from emoe.errors import EmoeError
+from emoe.shipped import SHIPPED
 from emoe.terminal import show, visible
 
 DESCRIPTION = """\
 Says what a checkpoint is, what it holds and lacks, and whether emoe can use it. Sources are those of weights.toml;
-what is not here yet is downloaded, and every tensor is read.
+what is not here yet is downloaded, and every tensor is read. Of a weights.toml: what mixture it makes, loaded as for a
+score, how far apart its experts' weights are, and how the gate tells their own descriptors apart.
 """
 
 
 def add_to(commands: Any) -> argparse.ArgumentParser:
-    parser = commands.add_parser("inspect", help="what a file is", description=DESCRIPTION)
-    parser.add_argument("source", metavar="SOURCE", help="a file, a folder, owner/name on the Hub, civitai:VERSION")
+    parser = commands.add_parser("inspect", help="what a file is, or a mixture", description=DESCRIPTION)
+    parser.add_argument(
+        "source", metavar="SOURCE", help="a file, a folder, owner/name on the Hub, civitai:VERSION; or a weights.toml"
+    )
     parser.add_argument("--json", action="store_true", help="a JSON object instead of text")
     parser.set_defaults(run=run)
     return parser
 
 
 def run(options: argparse.Namespace) -> int:
-    from emoe.checkpoint.report import report
+    if options.source.endswith(".toml") or options.source in SHIPPED:
+        from emoe.describing import describe as tell
+    else:
+        from emoe.checkpoint.report import report as tell
 
-    found = report(options.source)
+    found = tell(options.source)
     if options.json:
         show(json.dumps(found, ensure_ascii=False))
     elif found["kind"]:
@@ -41,11 +49,35 @@ Rows = list[tuple[str, str]]
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    rows = _of_lora(found) if "lora" in found else _of_checkpoint(found)
-    for file in found["files"]:
+    if "experts" in found:
+        rows = _of_mixture(found)
+    else:
+        rows = _of_lora(found) if "lora" in found else _of_checkpoint(found)
+    for file in found.get("files", ()):
         rows.append(("file", f"{file['path']} ({file['container']}, {file['bytes'] / 1e6:,.1f} MB)"))
         rows.append(("sha256", file["sha256"]))
     return [f"{found['source']} is {found['kind']}", *(f"  {key:<13} {value}" for key, value in rows)]
+
+
+def _of_mixture(found: dict[str, Any]) -> Rows:
+    experts = found["experts"]
+    rows = [
+        ("base", found["base"]),
+        ("UNet", f"{found['parameters'] / 1e6:,.1f} M parameters, {found['of_experts'] / 1e6:,.1f} M of experts"),
+        ("layers", f"{found['layers']}; paths part at {found['split']}"),
+        ("gate", f"{found['gate']}, {found['top']} of {len(experts)} experts"),
+        ("predicts", f"{found['prediction']}; {found['size']} pixels"),
+        ("mixture", f"{found['mixture']}, in {found['dtype']}"),
+    ]
+    for number, expert in enumerate(experts, start=1):
+        changed = [f"{lora['source']} ({lora['scale']:g})" for lora in expert["loras"]]
+        others = [f"{j}: {much:.2g}" for j, much in enumerate(expert["apart"], start=1) if j != number]
+        name = f"{expert['name']}: " if expert["name"] else ""
+        rows.append((f"expert {number}", name + " + ".join([expert["source"], *changed])))
+        rows.append(("  apart from", ", ".join(others)))
+        if "own_route" in expert:
+            rows.append(("  own route", route_text(expert["own_route"])))
+    return rows
 
 
 def _of_lora(found: dict[str, Any]) -> Rows:

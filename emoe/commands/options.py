@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from emoe.errors import EmoeError
@@ -101,6 +102,11 @@ def rows_of(options: argparse.Namespace) -> list[Record]:
 def texts_of(rows: list[Record]) -> tuple[list[str], list[str]]:
     """Prompts and negative prompts."""
     return [row["prompt"] for row in rows], [row["negative_prompt"] for row in rows]
+
+
+def route_text(weights: Sequence[float]) -> str:
+    """ "1:0.50 3:0.50": the experts in use, and their weights."""
+    return " ".join(f"{i}:{weight:.2f}" for i, weight in enumerate(weights, start=1) if weight)
 
 
 def show_json(records: list[Record]) -> None:

@@ -18,6 +18,7 @@ from emoe.commands.options import (
     be_verbose,
     reading_of,
     reference_of,
+    route_text,
     rows_of,
     show_json,
 )
@@ -140,7 +141,4 @@ def _verdict(record: Record) -> str:
 
 
 def _route(record: Record) -> str:
-    """ "1:0.50 3:0.50": the experts in use, and their weights."""
-    if record["weights"] is None:
-        return "by layer"
-    return " ".join(f"{i}:{weight:.2f}" for i, weight in enumerate(record["weights"], start=1) if weight)
+    return "by layer" if record["weights"] is None else route_text(record["weights"])
