@@ -18,6 +18,7 @@ MODES = {
     "fast": "one image, and the paths' uncertainty before it",
     "mixture": "one image",
 }
+MEASURED = ("eu", "uncertainty", "relative", "aleatoric", "by_seed", "weights")  # of a score, in a record
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Recipe:
     steps: int = 25
     guidance: float = 7.5  # 1: none
     seed: int = 0  # of the starting noise, the same for every prompt and path
+    seeds: int = 1  # the number is averaged over the noises of seed, seed + 1, ...; images start from the first
     size: int | None = None  # pixels per side, a multiple of 64 with SD1.5's VAE; None: the checkpoint's own
     max_uncertainty: float | None = None  # prompts above it get no image
     read_out: str = "post"  # as a `Reading`'s
@@ -45,12 +47,14 @@ class Recipe:
             raise EmoeError(f"max_uncertainty is {limit!r}; it must be a number of at least 0")
         if limit is not None and self.mode == "mixture":
             raise EmoeError("mode 'mixture' measures no uncertainty to halt at; choose 'fast' or 'emoe'")
+        if self.seeds != 1 and self.mode == "mixture":
+            raise EmoeError("mode 'mixture' measures no uncertainty to average over seeds; choose 'fast' or 'emoe'")
         _ = self.reading  # the rest is checked there
 
     @property
     def reading(self) -> Reading:
-        """Where the uncertainty is read: at the first step, from the same noise."""
-        others = {key: getattr(self, key) for key in ("seed", "size", "read_out", "estimator")}
+        """Where the uncertainty is read: at the first step, from the images' noise, and `seeds` - 1 others."""
+        others = {key: getattr(self, key) for key in ("seed", "seeds", "size", "read_out", "estimator")}
         return Reading.of(self.steps, **others)
 
 
@@ -73,7 +77,7 @@ class Generation:
     def record(self) -> dict[str, Any]:
         """JSON-ready."""
         score = self.scores.records()[0] if self.scores else {}
-        measured = {key: score[key] for key in ("eu", "uncertainty", "relative", "weights") if key in score}
+        measured = {key: score[key] for key in MEASURED if key in score}
         return {
             "prompt": self.prompt,
             "negative_prompt": self.negative_prompt,

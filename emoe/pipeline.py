@@ -109,6 +109,7 @@ class EMoE(Model):
         steps: int = 25,
         guidance: float = 7.5,
         seed: int = 0,
+        seeds: int = 1,
         size: int | None = None,
         max_uncertainty: float | None = None,
         read_out: str = "post",
@@ -119,8 +120,8 @@ class EMoE(Model):
 
         mode: "emoe" (one image per expert's path), "fast" (one image), "mixture" (one image, no uncertainty).
         scheduler: "ddim", "ddpm", "dpm++".  guidance: 1 is none.  max_uncertainty: prompts above get no image.
-        negative, steps, seed, size, read_out, estimator, batch_size as for `score`; by default a batch is 1 on a CPU,
-        else 4.
+        seed: of the noise that images start from.  seeds: the number is averaged over so many noises, this one first.
+        negative, steps, size, read_out, estimator, batch_size as for `score`; by default a batch is 1 on a CPU, else 4.
         """
         recipe = Recipe(
             mode=mode,
@@ -128,6 +129,7 @@ class EMoE(Model):
             steps=steps,
             guidance=guidance,
             seed=seed,
+            seeds=seeds,
             size=size,
             max_uncertainty=max_uncertainty,
             read_out=read_out,

@@ -196,6 +196,19 @@ def test_a_prompts_images_are_its_paths_in_order(drawer):
         assert [image.tobytes() for image in generation.images] == [image.tobytes() for image in expected]
 
 
+def test_the_number_over_several_noises_and_the_image_of_the_first(drawer):
+    one, three = (drawer.generate("a red bus", mode="fast", seed=3, seeds=seeds, **FEW)[0] for seeds in (1, 3))
+    assert three.images[0].tobytes() == one.images[0].tobytes()
+    scores = drawer.score("a red bus", seed=3, seeds=3, **FEW)
+    assert three.scores.uncertainty.item() == pytest.approx(scores.uncertainty.item(), rel=1e-5)
+    assert three.scores.uncertainty != one.scores.uncertainty
+    record = three.record()
+    assert record["seeds"] == len(record["by_seed"]) == 3
+    assert record["aleatoric"] > 0
+    assert record["by_seed"][0] == pytest.approx(one.record()["uncertainty"], rel=1e-5)
+    assert "by_seed" not in one.record()
+
+
 def test_a_halt_by_the_other_estimator(drawer):
     asked = {"read_out": "pre", "estimator": "eu-over-answer"}
     low, high = drawer.score(PROMPTS, **asked, **FEW).uncertainty.sort().values.tolist()
@@ -334,6 +347,8 @@ def test_only_the_uncertain_halt(drawer):
         ({"max_uncertainty": -1}, "max_uncertainty is -1"),
         ({"max_uncertainty": float("nan")}, "max_uncertainty is nan"),
         ({"mode": "mixture", "max_uncertainty": 1}, "measures no uncertainty to halt at"),
+        ({"mode": "mixture", "seeds": 2}, "measures no uncertainty to average"),
+        ({"seeds": 0}, "seeds is 0"),
     ],
 )
 def test_recipes_that_cannot_be(told, sentence):

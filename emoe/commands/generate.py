@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -51,6 +51,7 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=25, help="(default: %(default)s)")
     parser.add_argument("--guidance", type=float, default=7.5, help="1 is none (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the starting noise (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="average the number over so many (default: %(default)s)")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="image side (default: the checkpoint's own)")
     add_number(parser)
     parser.add_argument("--maps", action="store_true", help="also draw where the paths disagree over the image")
@@ -70,9 +71,9 @@ def run(options: argparse.Namespace) -> int:
     from emoe.generations import Recipe
     from emoe.pipeline import DRAWN, EMoE, check_batch_size
 
-    keys = ("mode", "scheduler", "steps", "guidance", "seed", "size", "max_uncertainty", "read_out", "estimator")
     reference = reference_of(options)
-    recipe = Recipe(**{key: getattr(options, key) for key in keys} | _limit(options, reference))
+    told = {field.name: getattr(options, field.name) for field in fields(Recipe)}
+    recipe = Recipe(**told | _limit(options, reference))
     if reference and recipe.mode == "mixture":
         raise EmoeError("mode 'mixture' measures no uncertainty to compare; choose 'fast' or 'emoe'")
     if options.maps and recipe.mode == "mixture":
