@@ -6,18 +6,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from emoe.images import contact_sheet, open_small
+from emoe.images import contact_sheet, in_lines, open_small
 from emoe.records import Record
-from emoe.study.columns import estimates, groups_of, measures, of_group, uncertainties
+from emoe.study.columns import by_noise, estimates, groups_of, measures, of_group, uncertainties
 from emoe.study.groups import group_means
-from emoe.study.statistics import quartile, risk_coverage
+from emoe.study.report import any_letters
+from emoe.study.statistics import Array, quartile, risk_coverage
 
 WIDE = 100  # times as large: such numbers are shown on a logarithmic scale
 FAR = 10  # the same, of groups' means
 SHOWN = 3  # numbers in one risk-coverage figure, beside the study's own
+OURS = ("uncertainty", "relative")  # means over --seeds; the others are of the first of them
+TOLD = {"silence": "silence: how little the prompt changes", "tokens": "tokens: how few the prompt has"}
+SIDES = numpy.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)])  # of a point, for its name
+AWAY = numpy.arange(4, 200, 8)  # a name from its point, in points of print
+ASTRAY, NEVER = 24, 1000  # so much further off is better than nearer to another point; than over something
+LINE = {"arrowstyle": "-", "color": "grey", "shrinkA": 0, "shrinkB": 0}
+SIDE = 192  # pixels of an image
+ABOVE = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False}  # where a legend hides nothing
 
 
 def distributions(records: Sequence[Record]) -> Figure:
@@ -48,15 +58,18 @@ def by_quarter(records: Sequence[Record], key: str) -> Figure:
     quarters = sorted(set(at.tolist()))
     figure = Figure(figsize=(6, 3.5))
     ax = figure.add_subplot()
-    ax.boxplot([values[at == q] for q in quarters], tick_labels=[f"Q{q}" for q in quarters], showmeans=True)
+    boxes = [values[at == q] for q in quarters]
+    names = [f"Q{q}\nn = {len(box)}" for q, box in zip(quarters, boxes, strict=True)]
+    drawn = ax.boxplot(boxes, tick_labels=names, showmeans=True)
+    ax.legend([drawn["medians"][0], drawn["means"][0]], ["median", "mean"], ncols=2, **ABOVE)
     ax.set_xlabel("quarter of the list, from the least uncertain on")
     ax.set_ylabel(key)
     return figure
 
 
 def group_points(records: Sequence[Record]) -> Figure:
-    """Figure 7: a point a group, its name in the margin, in the order of the scores."""
-    rows = sorted(group_means(records), key=lambda row: row["CLIP score"])
+    """Figure 7: a point a group, and its name."""
+    rows = group_means(records)
     largest = max(row.get("size", 0) for row in rows)
     figure = Figure(figsize=(7, max(4, 0.25 * len(rows))))
     ax = figure.add_subplot()
@@ -65,13 +78,40 @@ def group_points(records: Sequence[Record]) -> Figure:
     ax.scatter(u, clip, s=area, alpha=0.5)
     if min(u) > 0 and max(u) > FAR * min(u):
         ax.set_xscale("log")
-    for i, (row, at) in enumerate(zip(rows, zip(u, clip, strict=True), strict=True)):
-        margin, line = (1.03, (i + 0.5) / len(rows)), {"arrowstyle": "-", "color": "lightgrey"}
-        ax.annotate(_plain(row["group"]), at, xytext=margin, textcoords="axes fraction", va="center", arrowprops=line)
     ax.margins(0.1)
+    with any_letters():
+        _name(ax, [row["group"] for row in rows], numpy.column_stack([u, clip]), numpy.sqrt(area) / 2)
     ax.set_xlabel("mean uncertainty")
     ax.set_ylabel("mean CLIP score")
     return figure
+
+
+def _name(ax: Axes, names: Sequence[str], points: Array, radii: Array) -> None:
+    """Each name near its point, where it covers no point and no other name; a line leads to one further off.
+
+    points: (n, 2).  radii: (n,).  Lengths are in points of print.
+    """
+    ax.autoscale_view()  # else points are not yet where they will be
+    scale = 72 / ax.figure.dpi
+    centres, frame = ax.transData.transform(points) * scale, ax.bbox.get_points() * scale
+    taken = numpy.stack([centres - radii[:, None], centres + radii[:, None]])  # (2, boxes, 2): low and high corners
+    style = {"textcoords": "offset points", "ha": "center", "va": "center"}
+    for own, (name, point, centre, radius) in enumerate(zip(names, points, centres, radii, strict=True)):
+        text = ax.annotate(_plain(name), point, xytext=(0, 0), **style)
+        half = text.get_window_extent().size * scale / 2
+        edges = (radius + AWAY)[:, None, None] * SIDES  # (distances, sides, 2), from the point
+        middles = edges + half * SIDES
+        low, high = centre + middles - half, centre + middles + half
+        covers = ((low[..., None, :] < taken[1]) & (high[..., None, :] > taken[0])).all(axis=-1).any(axis=-1)
+        outside = ((low < frame[0]) | (high > frame[1])).any(axis=-1)
+        gaps = numpy.linalg.norm(centre + edges - centres[:, None, None], axis=-1)  # (points, distances, sides)
+        astray = gaps.argmin(axis=0) != own  # looks like another point's name
+        cost = AWAY[:, None] + ASTRAY * astray + NEVER * (covers | outside)
+        best = numpy.unravel_index(cost.argmin(), cost.shape)
+        text.set_position(middles[best])
+        taken = numpy.append(taken, [[low[best]], [high[best]]], axis=1)
+        if best[0] > 0:
+            ax.annotate("", point, xytext=edges[best], arrowprops=LINE, **style)
 
 
 def risk(records: Sequence[Record], names: Sequence[str]) -> Figure:
@@ -80,12 +120,15 @@ def risk(records: Sequence[Record], names: Sequence[str]) -> Figure:
     figure = Figure(figsize=(7, 4))
     ax = figure.add_subplot()
     numbers = estimates(records)
+    noises = by_noise(records)
     for name in ("uncertainty", *names[:SHOWN]):
-        ax.plot(*risk_coverage(numbers[name], error), label=name)
-    ax.plot(*risk_coverage(error, error), color="grey", linestyle=":", label="if it were known")
-    ax.set_xlabel("share of the prompts that is accepted")
+        of = "" if noises is None else f" ({len(noises)} noises)" if name in OURS else " (one noise)"
+        ax.plot(*risk_coverage(numbers[name], error), label=TOLD.get(name, name) + of)
+    best = "best possible order: by the CLIP score itself"
+    ax.plot(*risk_coverage(error, error), color="grey", linestyle=":", label=best)
+    ax.set_xlabel("share of the prompts that is accepted, from the least uncertain on")
     ax.set_ylabel("mean of 100 - CLIP score")
-    ax.legend()
+    ax.legend(**ABOVE)
     return figure
 
 
@@ -95,6 +138,7 @@ def _plain(name: str) -> str:
 
 
 def gallery(rows: Sequence[Record], folder: Path) -> Image.Image:
-    """The images of some prompts, side by side."""
+    """The images of some prompts, side by side, each below its uncertainty, its group and its prompt."""
     images = [open_small(folder / row["images"][0]) for row in rows]
-    return contact_sheet([("", images)], [row["prompt"] for row in rows], cell=192)
+    heads = [f"{row['uncertainty']:.3g}  {row.get('group', '')}\n{in_lines(row['prompt'], SIDE, 3)}" for row in rows]
+    return contact_sheet([("", images)], heads, cell=SIDE)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from emoe import __version__
 from emoe.records import Record
 from emoe.study import columns, figures, groups, questions, templates
 from emoe.study.report import Report, write_rows
@@ -56,11 +59,18 @@ def write_report(found: Studied, folder: Path) -> Path:
 def _settings(report: Report, found: Studied) -> None:
     report.section(
         "What was measured",
-        f"{len(found.records)} prompts. Uncertainty is the variance of the experts' paths at the mid-block, times "
-        "the square root of its dimensions (or what the estimator below says). Only scores of the same settings "
-        "compare. A low one says that the experts agree, not that a prompt is known; a high one is a reason to look.",
+        f"{len(found.records)} prompts (list {_mark(found.records)}), by emoe {__version__}. Uncertainty is the "
+        "variance of the experts' paths at the mid-block, times the square root of its dimensions (or what the "
+        "estimator below says). Only scores of the same settings compare. A low one says that the experts agree, not "
+        "that a prompt is known; a high one is a reason to look.",
     )
     report.table([{"setting": key, "value": value} for key, value in found.settings.items()])
+
+
+def _mark(records: Sequence[Record]) -> str:
+    """Eight digits that tell one list from another."""
+    told = [[record.get(key) for key in ("prompt", "negative_prompt", "group", "reference_text")] for record in records]
+    return sha256(json.dumps(told).encode()).hexdigest()[:8]
 
 
 def _extremes(report: Report, found: Studied) -> None:

@@ -7,7 +7,8 @@ import csv
 import html
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -222,11 +223,18 @@ def _flat(row: Row) -> dict[str, Any]:
     return flat
 
 
+@contextmanager
+def any_letters() -> Iterator[None]:
+    """Those that no font here has are boxes in a figure, and no warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        yield
+
+
 def _png(picture: Figure | Image.Image) -> bytes:
     buffer = io.BytesIO()
     if isinstance(picture, Figure):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph .* missing")  # letters that no font here has are boxes
+        with any_letters():
             picture.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
     else:
         picture.save(buffer, format="png")

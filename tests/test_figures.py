@@ -1,0 +1,71 @@
+"""Figures: names at their points, and labels that can be read."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy
+import pytest
+from PIL import Image
+
+pytest.importorskip("matplotlib", reason="needs emoe[study]")
+
+from emoe.commands.demo import DRAWN, _is_clear, _told
+from emoe.images import contact_sheet, in_lines
+from emoe.miniature.world import World
+from emoe.study.figures import by_quarter, group_points, risk
+
+
+def records(groups: int, seed: int = 0) -> list[dict]:
+    """Three prompts of each group."""
+    rng = numpy.random.default_rng(seed)
+    return [
+        {"prompt": f"{group} {i}", "group": f"language {group}", "uncertainty": float(rng.lognormal()), "relative": 1.0,
+         "clip": float(rng.normal(30, 3)), "by_seed": [1.0, 2.0]}
+        for group in range(groups) for i in range(3)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("groups", [2, 7, 25])
+def test_every_group_has_its_name_and_none_covers_another(groups):
+    figure = group_points(records(groups))
+    figure.draw_without_rendering()
+    (ax,) = figure.axes
+    boxes = {text.get_text(): text.get_window_extent() for text in ax.texts if text.get_text()}
+    assert set(boxes) == {f"language {i}" for i in range(groups)}
+    assert not any(a.overlaps(b) for a, b in combinations(boxes.values(), 2))
+    assert all(ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1 for box in boxes.values())
+
+
+def test_what_a_figure_says_of_its_numbers():
+    rows = records(4)
+    (ax,) = by_quarter(rows, "CLIP score").axes
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == [f"Q{q}\nn = 3" for q in (1, 2, 3, 4)]
+    (ax,) = risk(rows, ["relative"]).axes
+    ours, other, best = (text.get_text() for text in ax.get_legend().texts)
+    assert (ours, other) == ("uncertainty (2 noises)", "relative (2 noises)")
+    assert "best possible" in best
+
+
+def test_labels_of_several_lines():
+    text = "a small red circle on the left and a large blue star on the right"
+    lines = in_lines(text, 120, 3).split("\n")
+    assert len(lines) == 3
+    assert " ".join(lines) == text  # broken between words, nothing lost
+    assert in_lines("short", 120, 3) == "short"
+    assert in_lines("赤" * 60, 120, 2).replace("\n", "") == "赤" * 60  # no words to break between
+
+
+def test_a_sheet_makes_room_for_its_labels_and_no_more():
+    cell = Image.new("RGB", (8, 8))
+    one, two = (contact_sheet([("", [cell])], [head], cell=64).height for head in ("a", "a\nb"))
+    labelled = contact_sheet([("a prompt", [cell])], ["a"], cell=64).height
+    assert 0 < two - one == labelled - one  # a line each
+
+
+def test_the_demo_draws_scenes_that_are_told_to_be_clear():
+    told = [scene for scene, _ in _told(World()) if _is_clear(scene)]
+    assert len(told) == DRAWN
+    for scene in told:
+        (thing,) = scene.things
+        assert (thing.size, thing.shape == "pizza", scene.style == "outline") == ("large", False, False)
