@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with _stopped_by_signals(heard):
             try:
-                options = _parser().parse_args(arguments)
+                options = _parsed(arguments)
             finally:
                 if sys.stdout:  # closed by the shell (>&-), it is None
                     sys.stdout.flush()  # --help has been shown, and leaves
@@ -123,11 +123,20 @@ class _Parser(argparse.ArgumentParser):
         raise EmoeError(f"{message} (see {self.prog} --help)")
 
 
+def _parsed(arguments: list[str] | None) -> argparse.Namespace:
+    options, others = _parser().parse_known_args(arguments)
+    if others:
+        quotes = "" if others[0].startswith("-") else "; put a prompt of several words in quotes"
+        raise EmoeError(f"unrecognized arguments: {' '.join(others)}{quotes} (see emoe {options.command} --help)")
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     about = "How uncertain is a text-to-image model about a prompt?"
     parser = _Parser(prog="emoe", description=about, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"emoe {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
+    asked = {"title": "commands", "required": True, "dest": "command", "metavar": "COMMAND"}
+    commands = parser.add_subparsers(parser_class=_Parser, **asked)
     for command in (demo, score, explain, generate, calibrate, study, build, inspect, lock):
         command.add_to(commands).allow_abbrev = False
     return parser

@@ -89,10 +89,12 @@ def read_weights(path: str | Path) -> Weights:
             text = file.read(LONGEST + 1)
     except FileNotFoundError as error:
         meant = next(iter(get_close_matches(str(path), SHIPPED, 1, 0.8)), "")
-        remedy = "name another with --weights (the paper's is weights.toml in emoe's own folder), or try miniature"
+        remedy = "name another (the paper's is weights.toml in emoe's own folder), or try miniature"
         raise EmoeError(f"there is no {path.absolute()}; {f'did you mean {meant}?' if meant else remedy}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise EmoeError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise EmoeError(f"cannot read {path}: {error.strerror}; name a weights.toml") from error
+    except UnicodeDecodeError as error:
+        raise EmoeError(f"{path} is no weights.toml, or not in UTF-8; {EXAMPLE}") from error
     if len(text) > LONGEST:
         raise EmoeError(f"{path} is longer than {LONGEST} characters; a mixture takes a few lines, {EXAMPLE}")
     if DEEP.search(text):
@@ -167,7 +169,7 @@ def _check_parts(weights: Weights, reader: _Reader) -> None:
     if not weights.base:
         raise reader.wrong("base", f"is missing; {EXAMPLE}")
     if len(weights.experts) < 2:
-        raise reader.wrong("expert", f"tables: there are {len(weights.experts)}; disagreement takes two")
+        raise reader.wrong("expert", f"tables: there are {len(weights.experts)}; disagreement takes two: write more")
     for name, count in Counter(expert.name for expert in weights.experts if expert.name).items():
         if count > 1:
             raise reader.wrong("expert", f"has the name {shown(name)} {count} times; give each its own")

@@ -5,6 +5,7 @@ Axes: e experts.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -17,11 +18,16 @@ from emoe.moe import apart, layers_of, mixtures
 from emoe.pipeline import EMoE
 
 
-def describe(source: str) -> dict[str, Any]:
-    """A JSON-ready account of a weights.toml, loaded as for a score; of one that cannot be, "refused" says why."""
+def describe(source: str, device: str = "auto", dtype: str = "auto") -> dict[str, Any]:
+    """A JSON-ready account of a weights.toml, loaded as for a score; of one that cannot be, "refused" says why.
+
+    Vectors of the hidden gate are not captured for it: "mixture", which depends on them, is None then.
+    """
     try:
         weights = read_weights(source)
-        model = EMoE.from_weights(weights)
+        captures = weights.gate == "hidden" and not weights.segmoe
+        loaded = replace(weights, gate="uniform", top=None) if captures else weights
+        model = EMoE.from_weights(loaded, device=device, dtype=dtype)
     except EmoeError as error:
         return {"source": source, "kind": None, "refused": str(error)}
     experts = [_expert(expert) for expert in model.experts]
@@ -31,6 +37,7 @@ def describe(source: str) -> dict[str, Any]:
         for expert, route in zip(experts, _rounded(routes), strict=True):
             expert["own_route"] = route
     told = {"source": str(weights.path), "kind": "a mixture", "refused": None} | _whole(weights, model)
+    told |= {"gate": "hidden", "top": weights.top, "mixture": None} if captures else {}
     return told | {"experts": experts}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -14,6 +15,7 @@ from emoe.errors import EmoeError
 log = logging.getLogger("emoe")
 
 DEVICES = ("cpu", "cuda", "mps")
+OUT_OF_MEMORY = re.compile("allocate memory|out of memory|ALLOC_FAILED")  # CPU, MPS, CUDA's libraries
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -54,7 +56,7 @@ def enough_memory(remedy: str = "use a smaller --batch-size or --size") -> Itera
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or OUT_OF_MEMORY.search(str(error)):
             raise EmoeError(f"out of memory: {remedy}") from error
         raise
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from tqdm import tqdm
 
 from emoe.checkpoint.memory import cache_folder
 from emoe.config import Weights
@@ -16,6 +14,7 @@ from emoe.errors import EmoeError
 from emoe.fingerprint import fingerprint
 from emoe.gate.capture import GUIDANCE, SEED, STEPS, capture
 from emoe.moe import is_gate
+from emoe.progress import progress
 from emoe.shipped import SHIPPED
 from emoe.text import TextEncoder
 from emoe.unet import UNet
@@ -36,7 +35,7 @@ def gate_vectors(unet: UNet, text: TextEncoder, weights: Weights, prediction: st
         "capturing the gate vectors of %d experts, %d steps each at the checkpoint's own size; kept in %s",
         *(len(descriptors), STEPS, path),
     )
-    with tqdm(total=len(descriptors) * STEPS, unit="step", disable=not sys.stderr.isatty()) as bar:
+    with progress(len(descriptors) * STEPS, "step") as bar:
         capture(unet, text, descriptors, prediction, watch=lambda expert, step: bar.update())
     _write(path, key, unet)
 

@@ -23,14 +23,19 @@ Watch = Callable[[Scores | None], None]  # called after every step of a batch, w
 
 
 def generate(
-    model: Model, prompts: list[str], negatives: list[str], recipe: Recipe, watch: Watch = lambda scores: None
+    model: Model,
+    prompts: list[str],
+    negatives: list[str],
+    recipe: Recipe,
+    watch: Watch = lambda scores: None,
+    empty: Tensor | None = None,
 ) -> Iterator[Generation]:
-    """All of them at once, in order. The recipe has a size.
+    """All of them at once, in order. The recipe has a size. empty: as for `score`.
 
     The number comes first, as `score` reads it, so that what halts has cost the split trunk and nothing more. With the
     hidden gate it is therefore that of the conditional half's own choice of experts; the image's serves both halves.
     """
-    scores = None if recipe.mode == "mixture" else score(model, prompts, negatives, recipe.reading)
+    scores = None if recipe.mode == "mixture" else score(model, prompts, negatives, recipe.reading, empty)
     limit = recipe.max_uncertainty
     going_on = [i for i in range(len(prompts)) if limit is None or short(scores.uncertainty[i]) <= limit]
     latents = {}

@@ -90,10 +90,8 @@ class EMoE(Model):
         pairs = _pairs(prompts, negative)
         batch_size = self.batch_size(batch_size, SCORED)
         reading = self.at_own_size(reading)
-        if reading.estimator == "eu-over-answer":
-            scoring.check_not_empty(prompt for prompt, _ in pairs)  # before hours of scoring
         with enough_memory():
-            empty = scoring.of_empty(self, reading)
+            empty = scoring.of_empty(self, reading, _unzipped(pairs)[0])
             for start in range(0, len(pairs), batch_size):
                 yield scoring.score(self, *_unzipped(pairs[start : start + batch_size]), reading, empty)
 
@@ -151,8 +149,10 @@ class EMoE(Model):
         recipe = self.at_own_size(recipe)
         with enough_memory():
             _ = self.vae  # what cannot be had is missed before hours are spent
+            empty = None if recipe.mode == "mixture" else scoring.of_empty(self, recipe.reading, _unzipped(pairs)[0])
             for start in range(0, len(pairs), batch_size):
-                yield from generating.generate(self, *_unzipped(pairs[start : start + batch_size]), recipe, watch)
+                some = _unzipped(pairs[start : start + batch_size])
+                yield from generating.generate(self, *some, recipe, watch, empty)
 
     def batch_size(self, size: int | None, usual: int) -> int:
         """Prompts at a time: `size`, or where that is None, one on a CPU and `usual` elsewhere."""

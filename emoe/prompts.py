@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import math
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from emoe.errors import EmoeError, about, shown
+
+log = logging.getLogger("emoe")
 
 
 class Prompt(NamedTuple):
@@ -22,7 +26,7 @@ class Prompt(NamedTuple):
     group: str | None = None  # what a study sets against another
     group_size: float | None = None  # how large the group is in the world: points of a study's figure
     reference_text: str | None = None  # what a study asks CLIP about instead of the prompt: its English, for instance
-    image: str | None = None  # a file with the ground truth, which a study holds images against
+    image: str | None = None  # a file with the ground truth, which a study holds images against, as the list names it
 
     def row(self, negative: str = "") -> dict[str, Any]:
         """What a record begins with. negative: the negative prompt where this one brings none."""
@@ -50,7 +54,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     """Every prompt of a file, in its order; "-" reads lines from standard input.
 
     .txt: one a line, blank lines left out.  .csv, .jsonl, .parquet: a `prompt` column, optional `id`,
-    `negative_prompt`, `group`, `size` (the group's), `reference`, `image` (relative to the file).
+    `negative_prompt`, `group`, `size` (the group's), `reference`, `image` (relative to the file); a warning for others.
     .json: COCO captions ({"annotations": [{"id": ..., "caption": ...}]}), or a list of texts or objects.
     EmoeError names the file and the line.
     """
@@ -64,7 +68,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
         raise EmoeError(f"{path} is not .txt, .csv, .jsonl, .parquet or COCO's .json; rename or convert it")
     if not prompts:
         raise EmoeError(f"{path} holds no prompts")
-    return [p._replace(image=str(path.parent / p.image)) if p.image else p for p in prompts]
+    return prompts
 
 
 def _read(path: Path) -> str:
@@ -112,16 +116,26 @@ def _csv(text: str, path: Path) -> list[Prompt]:
 
 def _check_columns(names: list[str], path: Path) -> None:
     if names and "prompt" not in names:
-        remedy = "save it with commas" if ";" in names[0] else "rename the one that holds the prompts"
+        remedy = "save it with commas" if {";", "\t"} & set(names[0]) else "rename the one that holds the prompts"
         raise EmoeError(f"{path} has no column 'prompt' (it has {', '.join(names[:10])}); {remedy}")
+    _warn_of_others(names, path)
+
+
+def _warn_of_others(names: Iterable[str], path: Path) -> None:
+    """A column that is misspelled would be left out, and nobody would know."""
+    if others := [str(name) for name in dict.fromkeys(names) if name not in COLUMNS]:
+        log.warning("%s: %s: not used; columns are %s", path, shown(", ".join(others)), ", ".join(COLUMNS))
 
 
 def _jsonl(text: str, path: Path) -> list[Prompt]:
-    prompts = []
+    prompts, names = [], {}
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             where = f"{path}, line {number}"
-            prompts.append(read_prompt(_parsed(line, where), where))
+            row = _parsed(line, where)
+            prompts.append(read_prompt(row, where))
+            names |= dict.fromkeys(row)
+    _warn_of_others(names, path)
     return prompts
 
 
@@ -132,7 +146,9 @@ def _json(text: str, path: Path) -> list[Prompt]:
     if not isinstance(value, list):
         raise EmoeError(f"{path} is neither COCO captions (an object with annotations) nor a list of prompts")
     rows = [{"prompt": row} if isinstance(row, str) else row for row in value]
-    return [read_prompt(row, f"{path}, entry {number}") for number, row in enumerate(rows, start=1)]
+    prompts = [read_prompt(row, f"{path}, entry {number}") for number, row in enumerate(rows, start=1)]
+    _warn_of_others((name for row in rows for name in row), path)
+    return prompts
 
 
 def _parquet(path: Path) -> list[Prompt]:

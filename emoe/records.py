@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from emoe.errors import EmoeError, shown
+from emoe.prompts import KEPT
+from emoe.terminal import many
 
 Record = dict[str, Any]
 
@@ -20,7 +22,7 @@ USUAL = {"negative_prompt": "", "seeds": 1, "read_out": "post", "estimator": "eu
 class RecordFile:
     """A file of records that a run started again goes on with.
 
-    rows: what the run is about, in order; record i of the file begins with the keys and values of row i.
+    rows: what the run is about, in order; record i of the file says of its prompt what row i says, no more and no less.
     usual: what lines leave out.
     """
 
@@ -39,9 +41,9 @@ class RecordFile:
         self.whole = found.rfind(b"\n") + 1  # bytes; what follows, a kill has cut short
         self.records = self._parsed(found[: self.whole])
         if len(self.records) > len(rows):
-            raise self._other(f"it holds {len(self.records)} records, this run has {len(rows)} prompts")
+            raise self._other(f"it holds {many(len(self.records), 'record')}, this run has {many(len(rows), 'prompt')}")
         for number, (record, row) in enumerate(zip(self.records, rows, strict=False), start=1):
-            if {key: record.get(key) for key in row} != row:
+            if {key: record[key] for key in record if key in row or key in KEPT} != row:
                 raise self._other(f"line {number} is not about prompt {number} of this run")
             if KEY not in record:
                 raise self._other(f"line {number} has no {KEY}")

@@ -5,7 +5,7 @@ Axes: b prompts, e experts (paths), s seeds, c channels, h w space.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ def score(
 ) -> Scores:
     """All of them at once. The reading has a size.
 
-    empty: `of_empty`, for an estimator that takes it, where it is at hand already.
+    empty: `of_empty` of a longer list, for an estimator that takes it.
     """
     text = model.encode(prompts)  # (b, 77, c)
     negative = model.encode(negatives) if any(negatives) else None
@@ -33,11 +33,10 @@ def score(
     m = middle(model, text, route, reading)
     found = measure(m)  # (s, e, b, c, h, w) -> (b,)
 
-    uncertainty, by_seed = found.uncertainty, m[0, 0, 0].numel() ** 0.5 * found.by_seed
+    uncertainty, by_seed = found.uncertainty, found.d_mid**0.5 * found.eu_by_seed
     if reading.estimator == "eu-over-answer":
-        check_not_empty(prompts)
-        answer = effect(m, of_empty(model, reading) if empty is None else empty)  # (b, s)
-        uncertainty, by_seed = found.eu / answer.mean(dim=1), found.by_seed / answer
+        answer = effect(m, of_empty(model, reading, prompts) if empty is None else empty)  # (b, s)
+        uncertainty, by_seed = found.eu / answer.mean(dim=1), found.eu_by_seed / answer
     for values in (found.eu, uncertainty):
         check_finite(prompts, values, model.dtype)
     return Scores(
@@ -69,18 +68,22 @@ def middle(model: Model, text: TextStates, route: Route, reading: Reading) -> Te
 
 
 @torch.inference_mode()
-def of_empty(model: Model, reading: Reading) -> Tensor | None:
-    """The same of the empty prompt, (s, e, 1, c, h, w); None for an estimator that does not take it."""
+def of_empty(model: Model, reading: Reading, prompts: Sequence[str]) -> Tensor | None:
+    """The same of the empty prompt, (s, e, 1, c, h, w), for an estimator that holds the prompts against it; else None.
+
+    EmoeError for a prompt that is empty, too: before hours of scoring.
+    """
     if reading.estimator != "eu-over-answer":
         return None
+    check_not_empty(model, prompts)
     text = model.encode([""])
     return middle(model, text, model.route(text, None), reading)
 
 
-def check_not_empty(prompts: Iterable[str]) -> None:
+def check_not_empty(model: Model, prompts: Sequence[str]) -> None:
     """EmoeError for a prompt that "eu-over-answer" cannot read: it changes nothing, so there is no answer to it."""
-    for prompt in prompts:
-        if not prompt.strip():
+    for prompt, empty in zip(prompts, model.text.empty(prompts), strict=True):
+        if empty:
             raise EmoeError(
                 f"the prompt {prompt!r} is empty, and estimator 'eu-over-answer' holds prompts against the empty one; "
                 "leave it out, or take 'eu'"

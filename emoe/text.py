@@ -5,6 +5,7 @@ Axes: b prompts, n tokens (77), c channels of the text encoder (768 in SD1.5).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -55,6 +56,10 @@ class TextEncoder:
         # positions are given because files may carry corrupted ones, and a model built on meta has none
         states = self.model(ids, position_ids=position[None]).last_hidden_state
         return TextStates(prompts, states, content, truncated)
+
+    def empty(self, prompts: Sequence[str]) -> list[bool]:
+        """Which of them say nothing: their first token behind the start is the end."""
+        return [row[1:2] == [self.end] for row in (self._tokens(list(prompts)) if prompts else [])]
 
     def _tokens(self, prompts: list[str]) -> list[list[int]]:
         try:

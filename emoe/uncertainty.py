@@ -14,16 +14,17 @@ from torch import Tensor
 from emoe.device import wide
 
 
-class Uncertainty(NamedTuple):
-    """Of b samples; all float32 or wider, in the mid-block's own unit squared unless said otherwise."""
+class Disagreement(NamedTuple):
+    """Of b samples' paths; all float32 or wider, in the mid-block's own unit squared unless said otherwise."""
 
     eu: Tensor  # (b,) EU(y), the paper's Eq. 8, averaged over seeds: the epistemic part
     uncertainty: Tensor  # (b,) sqrt(d_mid) * eu, the paper's Appendix A; its figures quote this one
     relative: Tensor  # (b,) eu over the mean square of the paths' mean activation; no unit
     aleatoric: Tensor  # (b,) variance over seeds of the paths' mean; 0 with one seed
-    by_seed: Tensor  # (b, s) eu under each noise alone
+    eu_by_seed: Tensor  # (b, s) eu under each noise alone
     shares: Tensor  # (b, e) each path's part of eu, 1 in all; 0 where paths agree
     map: Tensor  # (b, h, w) the variance averaged over channels only
+    d_mid: int  # dimensions of the mid-block, c·h·w
 
 
 def paths(m: Tensor, experts: int) -> Tensor:
@@ -31,7 +32,7 @@ def paths(m: Tensor, experts: int) -> Tensor:
     return rearrange(m, "(e b) c h w -> e b c h w", e=experts)
 
 
-def measure(m: Tensor) -> Uncertainty:
+def measure(m: Tensor) -> Disagreement:
     """Population variance over the paths of the mid-block's activation `m` (s, e, b, c, h, w).
 
     With several seeds the law of total variance separates what the experts do not know (the mean over seeds of
@@ -41,13 +42,22 @@ def measure(m: Tensor) -> Uncertainty:
     variance = population_variance(m, dim=1)  # (s, b, c, h, w)
     mean_path = m.mean(dim=1)
 
-    by_seed = variance.mean(dim=(2, 3, 4)).T  # (b, s)
-    eu, d_mid = by_seed.mean(dim=1), variance[0, 0].numel()
+    eu_by_seed = variance.mean(dim=(2, 3, 4)).T  # (b, s)
+    eu, d_mid = eu_by_seed.mean(dim=1), variance[0, 0].numel()
     power = mean_path.square().mean(dim=(0, 2, 3, 4))
     aleatoric = population_variance(mean_path, dim=0).mean(dim=(1, 2, 3))
     apart = (m - mean_path[:, None]).square().mean(dim=(0, 3, 4, 5)).T  # (b, e)
     shares = apart / apart.sum(dim=1, keepdim=True).clamp(min=torch.finfo(apart.dtype).tiny)
-    return Uncertainty(eu, d_mid**0.5 * eu, eu / power, aleatoric, by_seed, shares, variance.mean(dim=(0, 2)))
+    return Disagreement(
+        eu=eu,
+        uncertainty=d_mid**0.5 * eu,
+        relative=eu / power,
+        aleatoric=aleatoric,
+        eu_by_seed=eu_by_seed,
+        shares=shares,
+        map=variance.mean(dim=(0, 2)),
+        d_mid=d_mid,
+    )
 
 
 def effect(m: Tensor, empty: Tensor) -> Tensor:

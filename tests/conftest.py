@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import logging.handlers
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -19,8 +20,10 @@ from server import serve
 from targets import TARGETS
 from transformers import CLIPConfig, CLIPModel
 
+from emoe import assemble, pipeline
 from emoe.__main__ import main
 from emoe.checkpoint import civitai, download, hub
+from emoe.config import Weights
 from emoe.gate import PromptGate, UniformGate
 from emoe.moe import mix, origin
 from emoe.pipeline import EMoE
@@ -176,6 +179,58 @@ def clip_folder(tmp_path_factory) -> str:
         '"crop_size": {"height": 32, "width": 32}}'
     )
     return str(folder)
+
+
+def _on_disk(weights: Weights) -> tuple | None:
+    """Name, size and time of all that loading could read; None if it lies elsewhere than here."""
+    sources = [weights.folder / source for _, source, _ in assemble._sources(weights)]
+    if not all(source.exists() for source in sources):
+        return None
+    folders = {weights.folder, *(source if source.is_dir() else source.parent for source in sources)}
+    stats = {str(file): file.stat() for folder in folders for file in folder.rglob("*") if file.is_file()}
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in sorted(stats.items()))
+
+
+def _in_memory(loaded: assemble.Assembled) -> list[tuple[int, int]]:
+    """Other numbers once a tensor was replaced, or written to."""
+    tensors = (tensor for network in (loaded.unet, loaded.text.model) for tensor in network.state_dict().values())
+    return [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+
+
+KEPT: dict[tuple, tuple[assemble.Assembled, list]] = {}  # the last few, by all that they depend on
+
+
+@pytest.fixture(scope="module")
+def loaded_once() -> Iterator[None]:
+    """For modules of the command line, whose every run reads the same files: nearly all of their time, otherwise.
+
+    The networks that one run has read serve the next one, in a model of its own, if nothing differs: the description,
+    device, dtype, the files on disk, the tensors in memory. Loading that says anything is done again, to be heard.
+    Tests of loading must not ask for this.
+    """
+    log, load = logging.getLogger("emoe"), pipeline.assemble
+
+    def assembled(weights: Weights, *to: object) -> assemble.Assembled:
+        if (files := _on_disk(weights)) is None:
+            return load(weights, *to)
+        key = repr(weights), *to, log.getEffectiveLevel(), files
+        if key in KEPT and KEPT[key][1] == _in_memory(KEPT[key][0]):
+            return KEPT[key][0]
+        ear = logging.handlers.MemoryHandler(1000)
+        log.addHandler(ear)
+        try:
+            loaded = load(weights, *to)
+        finally:
+            log.removeHandler(ear)
+        if not ear.buffer:
+            KEPT[key] = loaded, _in_memory(loaded)
+            for old in [*KEPT][:-3]:  # a hundred megabytes each
+                del KEPT[old]
+        return loaded
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "assemble", assembled)
+        yield
 
 
 @pytest.fixture

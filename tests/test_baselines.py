@@ -16,6 +16,7 @@ from emoe.errors import EmoeError
 from emoe.gate import PromptGate
 from emoe.pipeline import EMoE
 from emoe.schedule import BARS, after, noise, posterior_mean, posterior_sigma
+from emoe.scores import Reading
 from emoe.study import baselines
 from emoe.study.baselines import BASELINES, GATED, classifier_error, paide
 from emoe.study.observe import Observed, observe
@@ -72,6 +73,13 @@ def test_the_score_over_the_answer(model):
 def test_an_empty_prompt_has_no_answer(model):
     with pytest.raises(EmoeError, match="is empty"):
         model.score(["a red bus", "  "], estimator="eu-over-answer", batch_size=2)
+
+
+def test_an_empty_prompt_is_found_before_anything_is_scored(model, monkeypatch):
+    """Though it is of the last batch."""
+    monkeypatch.setattr("emoe.unet.UNet.forward", lambda *_, **__: pytest.fail("the network was run"))
+    with pytest.raises(EmoeError, match="is empty"):
+        next(model.stream(["a red bus", "a", "  "], reading=Reading(estimator="eu-over-answer"), batch_size=1))
 
 
 def test_no_answer_is_no_number(model, monkeypatch):

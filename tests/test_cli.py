@@ -13,6 +13,8 @@ from conftest import score
 from emoe import EMoE, EmoeError, device
 from emoe.__main__ import main
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 PROMPTS = ["a red bus", "punainen bussi", "a cat"]
 
 
@@ -90,8 +92,8 @@ def test_prompt_files_with_ids_and_negatives(run, weights, tmp_path):
 
 
 def test_a_long_prompt_is_a_warning(run, weights):
-    code, _, err = run(*score("word " * 100, weights=weights))
-    assert code == 0
+    code, out, err = run(*score("word " * 100, "--json", weights=weights))
+    assert (code, json.loads(out)["truncated"]) == (0, True)
     assert err.count("\n") == 1
     assert "longer than 77 tokens" in err
 
@@ -101,7 +103,7 @@ MISTAKES = {
     "unknown command": (["paint"], "invalid choice: 'paint'"),
     "no prompt": (["score"], "there is no prompt; give one in quotes"),
     "weights misspelt": (["score", "a", "--weights", "minature"], "minature; did you mean miniature?"),
-    "no weights": (["score", "a", "--weights", "gone.toml"], "gone.toml; name another with --weights"),
+    "no weights": (["score", "a", "--weights", "gone.toml"], "gone.toml; name another"),
     "unknown option": (["score", "a", "--sed", "3"], "--sed"),
     "not a number": (["score", "a", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
     "size": (["score", "a", "--size", "100"], "size is 100 pixels; it must be a multiple of 64"),
@@ -135,6 +137,18 @@ def test_mistakes(run, weights, case):
     assert sentence in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["explain", "a", "red", "bus"], "red bus; put a prompt of several words in quotes (see emoe explain --help)"),
+        (["score", "a", "--sedes", "4"], "--sedes 4 (see emoe score --help)"),
+    ],
+)
+def test_what_a_command_does_not_take(run, arguments, told):
+    code, _, err = run(*arguments)
+    assert (code, err) == (2, f"emoe: unrecognized arguments: {told}\n")
+
+
 def test_debug_shows_where(run, monkeypatch, capsys):
     monkeypatch.setenv("EMOE_DEBUG", "1")
     assert main(["inspect", "gone.ckpt"]) == 2
@@ -162,6 +176,7 @@ NUMBERS = [
 @pytest.mark.parametrize(("option", "number"), NUMBERS)
 def test_numbers_out_of_range_are_refused_before_any_file_is_opened(run, weights, monkeypatch, option, number):
     monkeypatch.setattr("emoe.checkpoint.open.WeightsFile", lambda path: pytest.fail(f"{path} was opened"))
+    monkeypatch.setattr("emoe.pipeline.assemble", lambda *_: pytest.fail("loaded"))  # what is in memory counts too
     code, out, err = run("score", "a", "--weights", weights, option, number)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert option.strip("-").replace("-", "_") in err.replace("-", "_")
@@ -203,6 +218,8 @@ OUT_OF_MEMORY = [
     MemoryError(),
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nSee the documentation"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: Error code 12"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 17.90 GB, other allocations: 1.00 GB, max allowed: 18 GB)"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
 ]
 
 
@@ -267,9 +284,10 @@ def test_wrong_arguments(weights):
         EMoE.from_toml(weights, dtype="float8")
 
 
-def test_overflow_is_an_error_not_a_number(weights):
+def test_overflow_is_an_error_not_a_number(weights, monkeypatch):
     model = EMoE.from_toml(weights)
-    model.unet.mid_block.resnets[1].conv2.bias.fill_(float("inf"))
+    last = model.unet.mid_block.resnets[1].conv2
+    monkeypatch.setattr(last, "bias", torch.nn.Parameter(last.bias / 0, requires_grad=False))
     with pytest.raises(EmoeError, match="activations are not finite"):
         model.score(["a cat"], size=64)
 

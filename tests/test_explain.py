@@ -10,9 +10,11 @@ from dataclasses import fields, replace
 import numpy
 import pytest
 import torch
+from conftest import mixture_of
 
 from emoe import EMoE, EmoeError
 from emoe.explaining import Explanation, _change, explain
+from emoe.gate import UniformGate
 from emoe.scores import Reading
 
 PROMPT = "a red bus  at night"
@@ -64,6 +66,14 @@ def test_factors_are_those_of_separate_scores(model, asked):
 def test_few_words_without_effect_are_clear(seeds):
     logs = torch.randn(4000, seeds, generator=torch.Generator().manual_seed(seeds), dtype=torch.float64)
     assert 0.035 < sum(_change("word", 1, one).clear for one in logs) / 4000 < 0.065
+
+
+def test_experts_that_always_agree(base, text, experts):
+    """No word is the cause of nothing."""
+    same = EMoE(mixture_of(base, [experts[0]] * 2), text, UniformGate(2))
+    found = explain(same, PROMPT, reading=READING)
+    assert {(change.times, change.clear) for change in found.changes} == {(1, False)}
+    json.dumps(found.record(), allow_nan=False)
 
 
 def test_the_parts_of_the_number(model, found):

@@ -57,13 +57,13 @@ def pipeline(unet, text, scheduler):
     )  # fmt: skip
 
 
-def drawn_by_diffusers(unet, text, prompt: str, negative: str = "", scheduler: str = "ddim", **told):
-    """Latents, and the pixels (h, w, 3) from 0 to 255."""
-    them = pipeline(unet, text, scheduler_twin(scheduler, "epsilon", 25))
+def drawn_by_diffusers(unet, text, prompt: str, count: int, negative: str = "", scheduler: str = "ddim", **told):
+    """After `count` steps: latents, and the pixels (h, w, 3) from 0 to 255."""
+    them = pipeline(unet, text, scheduler_twin(scheduler, "epsilon", count))
     them.set_progress_bar_config(disable=True)
     them.scheduler.set_timesteps = lambda *_, **__: None  # `scheduler_twin` has set them
     found = them(
-        prompt, negative_prompt=negative, num_inference_steps=25, height=128, width=128, output_type="latent",
+        prompt, negative_prompt=negative, num_inference_steps=count, height=128, width=128, output_type="latent",
         generator=torch.Generator().manual_seed(3), **told,
     ).images  # fmt: skip
     with torch.inference_mode():
@@ -72,20 +72,21 @@ def drawn_by_diffusers(unet, text, prompt: str, negative: str = "", scheduler: s
 
 
 @pytest.mark.parametrize(
-    ("mode", "scheduler", "guidance"),
+    ("mode", "scheduler", "guidance", "count"),
     [
-        ("mixture", "ddim", 7.5),
-        pytest.param("mixture", "ddpm", 7.5, marks=pytest.mark.slow),
-        pytest.param("mixture", "dpm++", 7.5, marks=pytest.mark.slow),
-        pytest.param("mixture", "ddim", 1.0, marks=pytest.mark.slow),
-        pytest.param("emoe", "ddpm", 7.5, marks=pytest.mark.slow),
+        ("mixture", "ddim", 7.5, 10),
+        pytest.param("mixture", "ddim", 7.5, 25, marks=pytest.mark.slow),
+        pytest.param("mixture", "ddpm", 7.5, 25, marks=pytest.mark.slow),
+        pytest.param("mixture", "dpm++", 7.5, 25, marks=pytest.mark.slow),
+        pytest.param("mixture", "ddim", 1.0, 25, marks=pytest.mark.slow),
+        pytest.param("emoe", "ddpm", 7.5, 25, marks=pytest.mark.slow),
     ],
 )
-def test_identical_experts_draw_what_diffusers_draws(base, text, mode, scheduler, guidance):
+def test_identical_experts_draw_what_diffusers_draws(base, text, mode, scheduler, guidance, count):
     model = model_of(base, [base] * 2, text, UniformGate(2))
-    told = {"mode": mode, "scheduler": scheduler, "guidance": guidance, "steps": 25, "seed": 3}
+    told = {"mode": mode, "scheduler": scheduler, "guidance": guidance, "steps": count, "seed": 3}
     found = latents(model, ["a red bus"], BLURRY, **told)[:, 0]
-    z, pixels = drawn_by_diffusers(base, text, "a red bus", BLURRY, scheduler, guidance_scale=guidance)
+    z, pixels = drawn_by_diffusers(base, text, "a red bus", count, BLURRY, scheduler, guidance_scale=guidance)
     assert len(found) == (2 if mode == "emoe" else 1)
     for path, image in zip(found, to_images(model.vae, found), strict=True):
         assert close(path[None], z) < 1e-4
@@ -99,8 +100,8 @@ def test_a_one_hot_route_draws_what_its_expert_draws(experts, text, scheduler):
     model = model_of(experts[2], experts, text, gate)
     prompt = POSITIVE[2]
     assert gate(text([prompt])).tolist() == [[0, 0, 1, 0]]
-    z, pixels = drawn_by_diffusers(experts[2], text, prompt, scheduler=scheduler)
-    found = latents(model, [prompt], mode="mixture", scheduler=scheduler, steps=25, seed=3)[0]
+    z, pixels = drawn_by_diffusers(experts[2], text, prompt, 10, scheduler=scheduler)
+    found = latents(model, [prompt], mode="mixture", scheduler=scheduler, steps=10, seed=3)[0]
     assert close(found, z) < 1e-4
     assert (pixels_of(to_images(model.vae, found)[0]) - pixels).abs().max() <= 2
 
@@ -190,8 +191,8 @@ def test_fast_draws_what_mixture_draws_and_scores_what_score_scores(drawer):
 
 
 def test_a_prompts_images_are_its_paths_in_order(drawer):
-    found = latents(drawer, PROMPTS)
-    for i, generation in enumerate(drawer.generate(PROMPTS, batch_size=2, **FEW)):
+    found = latents(drawer, PROMPTS, steps=1, size=64)
+    for i, generation in enumerate(drawer.generate(PROMPTS, batch_size=2, steps=1, size=64)):
         expected = to_images(drawer.vae, found[:, i])
         assert [image.tobytes() for image in generation.images] == [image.tobytes() for image in expected]
 
@@ -217,8 +218,9 @@ def test_a_halt_by_the_other_estimator(drawer):
     assert [one.halted for one in drawn] == [one.scores.uncertainty > (low + high) / 2 for one in drawn]
     assert drawn[0].record()["estimator"] == "eu-over-answer"
     assert drawn[0].record()["timestep"] == drawn[0].scores.reading.timestep == 751
-    with pytest.raises(EmoeError, match="is empty"):
-        drawer.generate(["a", " "], mode="fast", **asked, **FEW)
+    drawing = drawer.stream_images(["a", "<|endoftext|>"], recipe=Recipe("fast", **asked, **FEW), batch_size=1)
+    with pytest.raises(EmoeError, match=r"'<\|endoftext\|>' is empty"):  # before the first is drawn
+        next(drawing)
 
 
 def test_the_paths_of_the_first_step_have_the_uncertainty_of_the_score(drawer):
@@ -235,11 +237,12 @@ def test_each_path_is_a_separate_run(base, experts, text, scheduler, gated):
     """The first step in a network whose split layer knows one expert alone, the others in the mixture."""
     gate = HiddenGate(4, 2) if gated else PromptGate(text(POSITIVE), text(NEGATIVE), top=2)
     model = model_of(base, experts, text, gate, gated=gated)
-    found = latents(model, PROMPTS, BLURRY, scheduler=scheduler)
+    told = FEW | ({"steps": 2} if scheduler == "ddim" else {})  # it remembers nothing of the steps before
+    found = latents(model, PROMPTS, BLURRY, scheduler=scheduler, **told)
     assert len({tuple(path.flatten().tolist()) for path in found}) == 4
     for i in range(4):
         unet = of_expert(model.unet, "attn2", i)
-        run = steps(EMoE(unet, text, gate), PROMPTS, [BLURRY] * 2, Recipe("mixture", scheduler, **FEW))
+        run = steps(EMoE(unet, text, gate), PROMPTS, [BLURRY] * 2, Recipe("mixture", scheduler, **told))
         next(run)
         for mixture, whole in zip(mixtures(unet).values(), mixtures(model.unet).values(), strict=True):
             mixture.experts = whole.experts
@@ -282,6 +285,15 @@ def test_v_prediction_is_another_run(base, experts, text):
     plain = latents(model, ["a"])
     model.prediction = "v"
     assert close(latents(model, ["a"]), plain) > 1e-3
+
+
+def test_the_vaes_mark_is_of_the_vae_and_of_how_latents_are_read(model):
+    def mark(seed: int = 0, prediction: str = "epsilon") -> str:
+        told = {"prediction": prediction, "load_vae": lambda: random_vae(seed=seed)}
+        return EMoE(model.unet, model.text, model.gate, **told).vae_mark
+
+    assert len({mark(), mark(seed=1), mark(prediction="v")}) == 3
+    assert mark() == mark()
 
 
 def test_without_guidance_the_negative_half_does_not_run(drawer):

@@ -21,6 +21,8 @@ from emoe import EMoE
 from emoe.gallery import slug
 from emoe.images import contact_sheet, draw_map, save_png, to_images
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 PROMPTS = ["a red bus", "punainen bussi"]
 FEW = ["--steps", "2", "--size", "64"]
 
@@ -66,6 +68,7 @@ def test_a_folder_of_images(draw, weights, tmp_path):
             "steps",
             "guidance",
             "seed",
+            "seeds",
             "size",
             "max_uncertainty",
             "read_out",
@@ -110,7 +113,7 @@ def test_some_halt(draw, tmp_path):
     draw(*PROMPTS, "--mode", "fast", out="all")
     low, high = sorted(record["uncertainty"] for record in records(tmp_path / "all"))
     code, out, err = draw(*PROMPTS, "--mode", "fast", "--json", "--max-uncertainty", str((low + high) / 2))
-    assert (code, "1 prompts drawn and 1 halted" in err) == (3, True)
+    assert (code, "1 prompt drawn and 1 halted" in err) == (3, True)
     for line in out.splitlines():
         record = json.loads(line)
         assert record["halted"] == (record["uncertainty"] == high)
@@ -165,7 +168,7 @@ MISTAKES = {
     "batch size": (["a", "--batch-size", "0"], "batch_size is 0"),
     "no limit": (["a", "--max-uncertainty", "inf"], "max_uncertainty is inf"),
     "device": (["a", "--device", "tpu"], "device is 'tpu'"),
-    "weights": (["a", "--weights", "gone.toml"], "gone.toml; name another with --weights"),
+    "weights": (["a", "--weights", "gone.toml"], "gone.toml; name another"),
 }
 
 

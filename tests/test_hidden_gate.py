@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from twins import scheduler_twin, segmoe_twin
 
 from emoe import EMoE, EmoeError, Recipe, gate_vectors
+from emoe.config import Expert, Weights, read_weights
 from emoe.gate import capture as capturing
 from emoe.gate.capture import capture
 from emoe.generating import steps
@@ -43,7 +44,8 @@ def toml(written, monkeypatch) -> Path:
     """The same, whose networks are run small."""
     import emoe.gate_vectors as module
 
-    monkeypatch.setattr(module, "STEPS", 3)
+    monkeypatch.setattr(module, "STEPS", 1)
+    monkeypatch.setattr(capturing, "STEPS", 1)
 
     def small(unet, *others, **more):
         config = unet.config
@@ -113,15 +115,24 @@ def test_the_vectors_are_captured_once_and_kept_beside_the_weights(toml, caplog)
     assert again.mixture == first.mixture
     assert all(torch.equal(again.unet.state_dict()[name], vector) for name, vector in kept.items())
 
-    path.unlink()
-    assert EMoE.from_toml(toml).mixture == first.mixture  # the same every time
-
     toml_of_others = toml.with_name("others.toml")
     toml_of_others.write_text(toml.read_text().replace("photograph", "painting"))
     path.rename(toml_of_others.with_suffix(".gates.safetensors"))
-    caplog.clear()
-    assert EMoE.from_toml(toml_of_others).mixture != first.mixture
-    assert "capturing" in caplog.text
+    for other, changed in ((toml_of_others, True), (toml, False)):  # the same every time
+        caplog.clear()
+        gate_vectors.gate_vectors(again.unet, again.text, read_weights(other), again.prediction)
+        assert "capturing" in caplog.text
+        found = again.unet.state_dict()
+        assert all(torch.equal(found[name], vector) for name, vector in kept.items()) is not changed
+
+
+def test_vectors_of_another_prediction_are_captured_again(base, experts, text, tmp_path, monkeypatch):
+    unet, seen = mixture_of(base, experts[:2], gated=True), []
+    monkeypatch.setattr(gate_vectors, "capture", lambda *told, **_: seen.append(told[3]))
+    told = Weights(tmp_path / "weights.toml", "base", tuple(Expert("x", *texts) for texts in DESCRIPTORS))
+    for prediction in ("epsilon", "epsilon", "v", "v", "epsilon"):
+        gate_vectors.gate_vectors(unet, text, told, prediction)
+    assert seen == ["epsilon", "v", "epsilon"]
 
 
 @pytest.mark.slow
@@ -276,8 +287,27 @@ def test_folders_that_cannot_be_built(run, tmp_path, monkeypatch, out, sentence)
 def test_a_folder_that_can_be_built_is_not_made_too_early(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, _, err = run("build", "--out", "new")
-    assert (code, "weights.toml; name another with --weights" in err) == (2, True)
+    assert (code, "weights.toml; name another" in err) == (2, True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_built_is_the_prompt_gates_mixture(toml, run, tmp_path):
+    """Its temperature is nothing to the hidden gate, and in nobody's way."""
+    path = toml.with_name("prompt.toml")
+    path.write_text(toml.read_text().replace('gate = "hidden"', "temperature = 0.5"))
+    assert EMoE.from_toml(path).gate.temperature == 0.5
+    assert run("build", "--weights", str(path), "--out", str(tmp_path / "built"))[0] == 0
+
+
+def test_inspecting_captures_nothing(toml, run):
+    path = toml.with_name("inspected.toml")
+    path.write_text(toml.read_text())
+    code, out, err = run("inspect", str(path), "--json")
+    found = json.loads(out)
+    assert (code, err, found["gate"], found["top"], found["mixture"]) == (0, "", "hidden", 2, None)
+    assert min(expert["apart"][1 - i] for i, expert in enumerate(found["experts"][:2])) > 0
+    assert "known when a score has captured the gate" in run("inspect", str(path))[1]
+    assert not path.with_suffix(".gates.safetensors").exists()
 
 
 def test_a_hidden_gate_needs_descriptors(toml):

@@ -20,6 +20,7 @@ LAYERS = [
         "records",
         "device",
         "terminal",
+        "progress",
         "whole",
         "heap",
         "alone",

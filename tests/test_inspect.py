@@ -10,6 +10,8 @@ import pytest
 from folders import segmoe, write
 from folders import weights as toml
 
+from emoe import EMoE
+
 
 def test_inspect(run, weights):
     folder = Path(weights).parent
@@ -69,13 +71,16 @@ def test_a_mixture(run, states, tmp_path):
     found = json.loads(out)
     assert (found["kind"], found["refused"], found["base"]) == ("a mixture", None, str(paths[0]))
     assert (found["layers"], found["split"], found["gate"], found["top"]) == ("all", "attn2", "prompt", 2)
-    assert found["mixture"] == json.loads(run("score", "--weights", str(path), "--json", "a cat")[1])["mixture"]
+    model = EMoE.from_toml(path)
+    assert found["mixture"] == model.mixture
     assert found["of_experts"] < found["parameters"]
 
     first, second, third = found["experts"]
     assert (first["apart"][2], third["apart"][0]) == (0, 0)  # one checkpoint twice
     assert first["apart"][1] == second["apart"][0] == third["apart"][1] > 0.1
+    routes = model.score(*([e[key] for e in found["experts"]] for key in ("positive", "negative")), size=64).weights
     for number, expert in enumerate(found["experts"]):
+        assert expert["own_route"] == pytest.approx(routes[number].tolist(), abs=1e-4)
         assert expert["own_route"][number] == max(expert["own_route"])
         assert sum(weight > 0 for weight in expert["own_route"]) == 2
         assert sum(expert["own_route"]) == pytest.approx(1, abs=1e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import forms
 import pytest
 import torch
 from civitai_world import World, version
+from conftest import close
 from folders import CPU, fails, weights, write
 from safetensors.torch import load_file
 from server import hub, serve
@@ -27,7 +29,7 @@ from emoe.checkpoint.open_lora import open_lora
 from emoe.config import read_weights
 from emoe.errors import EmoeError
 from emoe.lock import lock, to_toml
-from emoe.moe import origin
+from emoe.moe import mixtures, origin
 from emoe.unet import UNet
 
 RANK = 4
@@ -180,19 +182,29 @@ def test_beside_diffusers(states, tmp_path, spelling):
 
 
 def test_loras_add_up(states, files, tmp_path):
+    """Experts of one checkpoint: with no LoRA, one, the same in two parts, and one that is taken back."""
     save(tmp_path / "style.safetensors", matrices(states[0]))
-    once, twice, none = (
-        EMoE.from_toml(two(tmp_path, files, keys)).score("a red bus", size=64).eu
-        for keys in (
-            loras(("style.safetensors", 0.8)),
-            loras(("style.safetensors", 0.5), ("style.safetensors", 0.3)),
-            loras(("style.safetensors", 0.5), ("style.safetensors", -0.5)),
-        )
-    )
-    plain = EMoE.from_toml(two(tmp_path, files)).score("a red bus", size=64).eu
-    assert torch.allclose(once, twice, rtol=1e-4)
-    assert torch.allclose(none, plain, rtol=1e-4)
-    assert not torch.allclose(once, plain, rtol=1e-2)
+    path = weights(tmp_path, files[0], *[files[0]] * 4)
+    parts = iter([(), (0.8,), (0.5, 0.3), (0.5, -0.5)])
+    taken = (loras(*(("style.safetensors", scale) for scale in scales)) for scales in parts)
+    path.write_text(re.sub(r"(?<=\[\[expert\]\])", lambda _: f"\n{next(taken)}", path.read_text()), encoding="utf-8")
+    unet = assemble(read_weights(path), *CPU).unet
+    for name, mixture in mixtures(unet).items():
+        plain, once, twice, none = (next(expert.parameters()) for expert in mixture.experts)
+        assert torch.allclose(once, twice, atol=1e-6), name
+        assert torch.allclose(none, plain, atol=1e-6), name
+        assert close(once, plain) > 1e-2, name
+
+
+def test_an_experts_loras_are_let_go_with_it(states, files, tmp_path):
+    lora = open_lora(str(save(tmp_path / "style.safetensors", matrices(states[0]))))
+    found, maps = with_loras(open_checkpoint(str(files[0])), [(lora, 1.0)]), Path("/proc/self/maps")
+    before = found.parts["unet"].read(f"{ATTN}.to_q.weight", (32, 32))
+    found.release()
+    assert {*map(id, lora.files)} <= {*map(id, found.files)}
+    if maps.exists():
+        assert str(tmp_path) not in maps.read_text()
+    assert torch.equal(found.parts["unet"].read(f"{ATTN}.to_q.weight", (32, 32)), before)
 
 
 def test_experts_from_one_checkpoint_and_several_loras(states, tmp_path):

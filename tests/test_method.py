@@ -93,11 +93,16 @@ def test_the_weights_are_those_of_eq_7(experts):
 
 @torch.inference_mode()
 def test_an_expert_nobody_chose_is_not_run(base, experts):
-    unet = mixture_of(base, experts)
+    """Nor is its matrix added up with the others', not even times zero: what is not a number stays unseen."""
+    broken = copy.deepcopy(experts[3])
+    for parameter in broken.parameters():
+        parameter.fill_(float("nan"))
+    unet = mixture_of(base, [*experts[:3], broken])
     for name, mixture in mixtures(unet).items():
         mixture.experts[3].register_forward_hook(lambda *_, name=name: pytest.fail(f"{name} ran expert 4"))
     x, t, states = sample(2)
-    unet(x, t, states, PromptRoute(torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.2, 0.8, 0.0]])))
+    for rows in ([[0.5, 0.5, 0.0, 0.0], [0.0, 0.2, 0.8, 0.0]], [[0.5, 0.0, 0.5, 0.0]] * 2):
+        assert unet(x, t, states, PromptRoute(torch.tensor(rows))).prediction.isfinite().all()
 
 
 @torch.inference_mode()
@@ -181,10 +186,10 @@ def test_paths_are_separate_runs(base, experts, split, gated):
         return HiddenRoute(2, 4, 2, at) if gated else PromptRoute(weights, at)
 
     found = unet(x, t, states, route(split))
-    for name in ("prediction", "m_pre", "m_post"):
-        for i, path in enumerate(paths(getattr(found, name), 4)):
-            run = of_expert(unet, split, i)(x, t, states, route(None))
-            assert close(path, getattr(run, name)) < 1e-5
+    for i in range(4):
+        run = of_expert(unet, split, i)(x, t, states, route(None))
+        for name in ("prediction", "m_pre", "m_post"):
+            assert close(paths(getattr(found, name), 4)[i], getattr(run, name)) < 1e-5, (name, i)
 
 
 @torch.inference_mode()
@@ -200,18 +205,23 @@ def test_m_rows_equal_m_runs(base, experts):
 
 @pytest.mark.parametrize("samples", [1, 2, 3])
 @pytest.mark.parametrize("paths", [1, 4])
-def test_summing_the_matrices_first_is_the_mixture(base, experts, samples, paths):
+def test_summing_the_matrices_first_is_the_mixture(base, experts, samples, paths, monkeypatch):
+    """And where all samples go the same way, they have one matrix, as in a dense layer."""
     layer = mixtures(mixture_of(base, experts))["down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"]
     assert isinstance(layer, LinearMixture)
     x = torch.randn(paths * samples, 5, 64, generator=torch.Generator().manual_seed(1))
     weights = choose(torch.randn(samples, 4, generator=torch.Generator().manual_seed(2)), 2)
+    bmm, products = torch.bmm, []
+    monkeypatch.setattr(torch, "bmm", lambda a, b: products.append(len(b)) or bmm(a, b))
     for own in (weights, weights[:1].expand(samples, -1)):  # a route each, or one for all
-        route = PromptRoute(own, "attn2")
+        route, matrices = PromptRoute(own, "attn2"), len(own.unique(dim=0))
         expected = Mixture.forward(layer, x, route)
         hooks = [e.register_forward_hook(lambda *_: pytest.fail("an expert was run alone")) for e in layer.experts]
         assert close(layer(x, route), expected) < 1e-6
         for hook in hooks:
             hook.remove()
+        assert len(route.merged([expert.weight for expert in layer.experts])) == matrices
+    assert products == ([samples] if samples > 1 else [])
     assert torch.equal(layer(x[:4], OneHot(1, 4)), Mixture.forward(layer, x[:4], OneHot(1, 4)))
 
 

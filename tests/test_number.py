@@ -18,7 +18,7 @@ def test_against_numpy():
     assert numpy.allclose(found.relative, eu / (m.mean(axis=1) ** 2).mean(axis=(0, 2, 3, 4)), rtol=1e-12)
     assert numpy.allclose(found.map, variance.mean(axis=1), rtol=1e-12)
     assert numpy.allclose(found.aleatoric, m.mean(axis=1).var(axis=0).mean(axis=(1, 2, 3)), rtol=1e-12)
-    assert numpy.allclose(found.by_seed, m.var(axis=1).mean(axis=(2, 3, 4)).T, rtol=1e-12)
+    assert numpy.allclose(found.eu_by_seed, m.var(axis=1).mean(axis=(2, 3, 4)).T, rtol=1e-12)
     apart = ((m - m.mean(axis=1, keepdims=True)) ** 2).sum(axis=(0, 3, 4, 5)).T  # b e
     assert numpy.allclose(found.shares, apart / apart.sum(axis=1, keepdims=True), rtol=1e-12)
 

@@ -127,6 +127,20 @@ def test_mistakes(tmp_path, case):
     assert sentence in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("list.csv", "prompt,negativ_prompt,id\na,blurry,1\n"),
+        ("list.jsonl", '{"prompt": "a"}\n{"prompt": "b", "negativ_prompt": ""}'),
+        ("list.json", '[{"prompt": "a", "negativ_prompt": "", "id": 1}, "b"]'),
+    ],
+)
+def test_columns_that_are_not_used_are_a_warning(tmp_path, caplog, name, content):
+    assert read(tmp_path, name, content)[0].negative is None
+    (told,) = caplog.messages
+    assert f"{name}: 'negativ_prompt': not used; columns are prompt, negative_prompt" in told
+
+
 def test_no_file(tmp_path):
     with pytest.raises(EmoeError, match="No such file"):
         read_prompts(tmp_path / "gone.txt")
@@ -138,7 +152,7 @@ def test_parquet(tmp_path):
     path = tmp_path / "list.parquet"
     parquet.write_table(pyarrow.table(rows), path)
     assert read_prompts(path) == [
-        Prompt("a", None, 1, "x", 2.5, None, str(tmp_path / "a.png")),
+        Prompt("a", None, 1, "x", 2.5, None, "a.png"),  # as the list has it, wherever the list lies
         Prompt("b", "", 2, None, None, "B", None),
     ]
 

@@ -363,6 +363,20 @@ def test_groups_that_are_paired_are_tested_in_pairs_alone():
     assert max(hard["p (Holm)"], same["p (Holm)"]) >= max(hard["p"], same["p"])
 
 
+def test_a_group_of_another_list_is_corrected_with_those_that_are_not_paired():
+    """Two groups tell the same; a third does not, and is tested as it is."""
+    other = [row | {"group": "other", "reference_text": f"another {row['prompt']}"} for row in told(seed=1)[::3]]
+    plain, hard, same, alone = groups([*told(), *other], 10)
+    assert "p" not in plain | hard | same
+    assert alone["p (Holm)"] == alone["p"]
+
+
+def test_prompts_of_no_group_are_none_of_the_group_none():
+    rows = [{"prompt": str(i), "uncertainty": 1.0 + i, "relative": 1.0} for i in range(6)]
+    named = [row | {"group": "None" if i < 2 else "x"} for i, row in enumerate(rows[:4])]
+    assert [row["prompts"] for row in groups([*named, *rows[4:]], 10)] == [2, 2]
+
+
 def test_scenes_are_the_sample():
     """The same prompts over and over make nothing surer."""
     once = told()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from emoe.alone import alone
 from emoe.records import USUAL, RecordFile
 from emoe.scores import Reading
 from emoe.whole import whole
+
+pytestmark = pytest.mark.usefixtures("loaded_once")
 
 PROMPTS = ["a red bus", "punainen bussi", "a cat"]
 
@@ -40,13 +43,25 @@ def test_out(run, weights, tmp_path):
     assert "holds all 3 scores already" in run(*score(*PROMPTS, "--out", str(path), weights=weights))[2]
 
 
+def test_a_column_that_the_list_has_no_longer(run, weights, tmp_path):
+    """Nor does it go on where the list has got one: a study would speak of groups that nobody named."""
+    path, (grouped, bare) = tmp_path / "scores.jsonl", (tmp_path / "grouped.csv", tmp_path / "bare.csv")
+    grouped.write_text("group,prompt\nx,a\n")
+    bare.write_text("prompt\na\n")
+    for first, then in ((grouped, bare), (bare, grouped)):
+        path.unlink(missing_ok=True)
+        assert run(*score("--prompts", str(first), "--out", str(path), weights=weights))[0] == 0
+        code, _, err = run(*score("--prompts", str(then), "--out", str(path), weights=weights))
+        assert (code, "line 1 is not about prompt 1" in err) == (2, True)
+
+
 def test_out_of_another_run(run, weights, tmp_path):
     path = tmp_path / "scores.jsonl"
     run(*score(*PROMPTS[:2], "--out", str(path), weights=weights))
     before = path.read_bytes()
     for arguments, sentence in (
         (["other", "a cat", "--out", str(path)], "line 1 is not about prompt 1"),
-        ([PROMPTS[0], "--out", str(path)], "it holds 2 records, this run has 1 prompts"),
+        ([PROMPTS[0], "--out", str(path)], "it holds 2 records, this run has 1 prompt"),
         ([*PROMPTS, "--seed", "5", "--out", str(path)], "its seed is 0, this run's 5"),
         ([*PROMPTS, "--read-out", "pre", "--out", str(path)], "its read_out is 'post', this run's 'pre'"),
         ([*PROMPTS, "--dtype", "bfloat16", "--out", str(path)], "its mixture is"),
@@ -66,6 +81,8 @@ FOREIGN = {
     "too deep": "[" * 9999 + "\n",
     "half an object": '{"prompt": "x"\n',
     "another prompt": '{"prompt": "a catfish", "negative_prompt": "", "eu": 1}',
+    "another prompt, as we write it": '{"prompt":"a catfish","eu":1}',
+    "this prompt, with other things": '{"prompt":"a cat","width":512}',
     "another object": '{"title": "a cat"}',
 }
 
@@ -83,6 +100,16 @@ def test_out_where_nothing_can_be_written(run, weights, tmp_path):
     assert (code, "there is no folder" in err) == (2, True)
     code, _, err = run(*score("a cat", "--out", str(tmp_path), weights=weights))
     assert (code, "is not a file that can be written to" in err) == (2, True)
+
+
+def test_out_that_is_read_only(tmp_path, monkeypatch):
+    """Said when it is opened, before hours of scoring. Permissions do not stop root, under which tests may run."""
+    old, rows = tmp_path / "old.jsonl", [{"prompt": "a"}]
+    RecordFile(old, rows).write([])
+    for path, closed in ((old, old), (tmp_path / "new.jsonl", tmp_path)):
+        monkeypatch.setattr("os.access", lambda at, mode, closed=closed: at != closed or mode != os.W_OK)
+        with pytest.raises(EmoeError, match=f"cannot write {path}: Permission denied"):
+            RecordFile(path, rows)
 
 
 @pytest.mark.parametrize("name", ["", ".", "/"])
@@ -173,6 +200,7 @@ PROMPT_FILES = {
     "with more.jsonl": '{"prompt": "a", "negative_prompt": "", "width": 512}\n',
     "without a last line end.jsonl": '{"prompt": "a", "negative_prompt": ""}',
     "with more, without a last line end.jsonl": '{"prompt": "a", "negative_prompt": "", "width": 512}',
+    "spaced as ours, without a last line end.jsonl": '{"prompt":"a","width":512}',  # it begins as a record does
 }
 
 

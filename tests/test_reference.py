@@ -15,6 +15,8 @@ from emoe.records import RecordFile
 from emoe.reference import Reference, load_reference, quantiles, save_reference
 from emoe.scores import Reading
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 READING = Reading(size=64)
 PROMPTS = ["a red bus", "a cat", "two dogs", "an old house", "a green bird"]
 

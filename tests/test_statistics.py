@@ -187,6 +187,12 @@ def test_too_few_say_nothing_of_how_sure():
     assert bootstrap(mean, numpy.arange(5), resamples=20).low < 2
 
 
+def test_resamples_that_have_no_answer_are_left_out():
+    """One prompt of twelve is positive, so a third of the resamples have none."""
+    found = bootstrap(auroc, numpy.arange(12), numpy.arange(12) == 8, resamples=200)
+    assert 0 <= found.low < found.value < found.high <= 1
+
+
 def test_student_beside_scipy(rng):
     x = rng.normal(size=6)
     expected = stats.ttest_1samp(x, 0).confidence_interval(0.95)

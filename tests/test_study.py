@@ -25,6 +25,8 @@ from emoe.study.cost import cost, counted
 from emoe.study.report import Report
 from emoe.study.statistics import Interval
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 PROMPTS = [("en", "a red bus"), ("en", "a cat and a dog at night"), ("en", "a house"),
            ("fi", "punainen bussi"), ("fi", "kissa"), ("fi", "<b>talo</b> | yö")]  # fmt: skip
 
@@ -195,7 +197,8 @@ def test_a_whole_study(run, weights, clip_folder, truths, monkeypatch, tmp_path)
     before = contents(folder)
     for path in (folder / "alignment.jsonl", folder / "baselines.jsonl", folder / "images" / "generations.jsonl"):
         path.write_bytes(path.read_bytes()[:-50])  # a kill
-    assert run(*arguments, "--out", str(folder))[0] == 0
+    code, _, err = run(*arguments, "--out", str(folder))
+    assert code == 0, err
     assert contents(folder) == before
 
 

@@ -18,6 +18,7 @@ from conftest import hear_sigint, score
 
 from emoe.__main__ import main
 from emoe.pipeline import EMoE
+from emoe.progress import progress
 
 PROMPTS = ["a red bus", "punainen bussi", "a cat"]
 
@@ -59,6 +60,18 @@ def test_the_bar_leaves_the_table_whole(run, weights, monkeypatch):
     lines = shown(raw)
     assert [line for line in lines if line in expected] == expected
     assert all(line in expected or re.fullmatch(r"(\s*\d+%.*12/12.*)?", line) for line in lines)
+
+
+def test_a_log_gets_a_line_a_minute(capsys, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("emoe.progress.monotonic", lambda: now)
+    with progress(100, "prompt", done=40, name="baselines") as bar:
+        for now in (10.0, 61.0, 70.0, 122.0):  # noqa: B007
+            bar.update(5)
+    assert capsys.readouterr().err.splitlines() == [
+        "emoe: baselines: prompt 50 of 100, 05:05 to go",  # 10 in 61 seconds
+        "emoe: baselines: prompt 60 of 100, 04:04 to go",
+    ]
 
 
 def test_output_that_cannot_be_written(weights, monkeypatch, capfd):

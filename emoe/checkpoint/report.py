@@ -60,7 +60,7 @@ def _checkpoint(found: Checkpoint) -> dict[str, Any]:
         "unet_names": found.naming if "unet" in found.parts else None,
         "prediction": found.prediction if "unet" in found.parts else None,
         "parts": parts,
-        "mixture": _mixture(found) if found.kind.name == SEGMOE and not refused else None,
+        "segmoe": _mixture(found) if found.kind.name == SEGMOE and not refused else None,
         "left_out": dict(found.dropped),
         "unknown": found.unknown,
     }

@@ -49,7 +49,8 @@ def run(options: argparse.Namespace) -> int:
     for label, expert in zip(weights.labels, weights.experts, strict=True):
         if expert.positive is None or expert.negative is None:
             raise EmoeError(f"{weights.path}: {label} has no descriptors, of which SegMoE's gate is made; write them")
-    model = EMoE.from_weights(replace(weights, gate="hidden", top=top), device=options.device, dtype=options.dtype)
+    hidden = replace(weights, gate="hidden", top=top, temperature=1.0)  # which the prompt gate alone has
+    model = EMoE.from_weights(hidden, device=options.device, dtype=options.dtype)
     save_segmoe(model, folder, plain(weights.base or weights.segmoe), getattr(torch, options.save_dtype))
     say(f"{model.gate.experts} experts with their gate vectors in {folder}")
     return 0

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _head(found: Explanation, seeds: int) -> list[str]:
     lines = [
-        f"{found.uncertainty:.4g} uncertainty, give or take {found.spread:.2g} from noise to noise ({seeds} seeds)",
+        f"{found.uncertainty:.4g} uncertainty; standard deviation over {seeds} noises {found.spread:.2g}",
         f"  eu {found.eu:.4g}; what the noise alone moves, in the same unit: {found.aleatoric:.4g}",
         "  where the paths disagree, least to most:",
     ]

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
-
-from tqdm import tqdm
 
 from emoe.alone import alone
 from emoe.commands.options import (
@@ -24,10 +21,13 @@ from emoe.commands.options import (
     texts_of,
 )
 from emoe.errors import EmoeError
+from emoe.progress import Lines, progress
 from emoe.records import Record, RecordFile
-from emoe.terminal import say, show, visible
+from emoe.terminal import many, say, show, visible
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from emoe.reference import Reference
     from emoe.scores import Scores
 
@@ -98,8 +98,7 @@ def run(options: argparse.Namespace) -> int:
         todo = rows[file.go_on(model.batch_size(options.batch_size, DRAWN)) :]
         records = list(file.records)
         write = show_json if options.json else _Table().write
-        with tqdm(total=len(rows) * recipe.steps, unit="step", disable=not sys.stderr.isatty()) as bar:
-            bar.update(len(records) * recipe.steps)
+        with progress(len(rows) * recipe.steps, "step", len(records) * recipe.steps) as bar:
             watch = _on_bar(bar)
             for generation in model.stream_images(*texts_of(todo), recipe, options.batch_size, watch):
                 record = rows[len(records)] | save(folder, len(records) + 1, generation, options.maps)
@@ -113,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
             names = [expert.name or f"expert {i}" for i, expert in enumerate(model.experts, start=1)]
             draw_sheets(folder, records, names)
     halted = sum(record["halted"] for record in records)
-    say(f"{len(records) - halted} prompts drawn and {halted} halted, in {folder}")
+    say(f"{many(len(records) - halted, 'prompt')} drawn and {halted} halted, in {folder}")
     return HALTED if halted else 0
 
 
@@ -128,7 +127,7 @@ def _limit(options: argparse.Namespace, reference: Reference | None) -> dict[str
     return {"max_uncertainty": reference.limit(options.max_percentile)}
 
 
-def _on_bar(bar: tqdm) -> Callable[[Scores | None], None]:
+def _on_bar(bar: tqdm | Lines) -> Callable[[Scores | None], None]:
     def watch(scores: Scores | None) -> None:
         if scores is not None:
             bar.set_postfix(uncertainty=f"{scores.uncertainty.max():.4g}", refresh=False)

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from emoe.commands.options import route_text
+from emoe.commands.options import add_machine, be_verbose, route_text
 from emoe.errors import EmoeError
 from emoe.shipped import SHIPPED
 from emoe.terminal import show, visible
@@ -14,7 +14,7 @@ from emoe.terminal import show, visible
 DESCRIPTION = """\
 Says what a checkpoint is, what it holds and lacks, and whether emoe can use it. Sources are those of weights.toml;
 what is not here yet is downloaded, and every tensor is read. Of a weights.toml: what mixture it makes, loaded as for a
-score, how far apart its experts' weights are, and how the gate tells their own descriptors apart.
+score, how far apart its experts' weights are, and how the gate tells their own descriptors apart (--device, --dtype).
 """
 
 
@@ -24,17 +24,23 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
         "source", metavar="SOURCE", help="a file, a folder, owner/name on the Hub, civitai:VERSION; or a weights.toml"
     )
     parser.add_argument("--json", action="store_true", help="a JSON object instead of text")
+    add_machine(parser)
     parser.set_defaults(run=run)
     return parser
 
 
 def run(options: argparse.Namespace) -> int:
-    if options.source.endswith(".toml") or options.source in SHIPPED:
-        from emoe.describing import describe as tell
-    else:
-        from emoe.checkpoint.report import report as tell
+    be_verbose(options)
+    if not options.source:
+        raise EmoeError("the source is empty; name a file, a folder, owner/name or civitai:VERSION")
+    if options.source.lower().endswith(".toml") or options.source in SHIPPED:
+        from emoe.describing import describe
 
-    found = tell(options.source)
+        found = describe(options.source, options.device, options.dtype)
+    else:
+        from emoe.checkpoint.report import report
+
+        found = report(options.source)
     if options.json:
         show(json.dumps(found, ensure_ascii=False))
     elif found["kind"]:
@@ -67,7 +73,7 @@ def _of_mixture(found: dict[str, Any]) -> Rows:
         ("layers", f"{found['layers']}; paths part at {found['split']}"),
         ("gate", f"{found['gate']}, {found['top']} of {len(experts)} experts"),
         ("predicts", f"{found['prediction']}; {found['size']} pixels"),
-        ("mixture", f"{found['mixture']}, in {found['dtype']}"),
+        ("mixture", f"{found['mixture'] or 'known when a score has captured the gate'}, in {found['dtype']}"),
     ]
     for number, expert in enumerate(experts, start=1):
         changed = [f"{lora['source']} ({lora['scale']:g})" for lora in expert["loras"]]
@@ -96,7 +102,7 @@ def _of_checkpoint(found: dict[str, Any]) -> Rows:
         rows.append((part.replace("_", " "), _part(told)))
     if found["unet_names"]:
         rows += [("names", found["unet_names"]), ("predicts", found["prediction"])]
-    if mixture := found["mixture"]:
+    if mixture := found["segmoe"]:
         gates = "with gates" if mixture["gates"] else "without gates"
         rows.append(
             ("mixture", f"{mixture['experts']} experts, layers {mixture['layers']}, top {mixture['top']}, {gates}")
@@ -114,7 +120,7 @@ def _usable(found: dict[str, Any]) -> str:
     text = found["parts"]["text_encoder"]
     if found["refused"]:
         return f"no: {found['refused']}"
-    if found["mixture"]:
+    if found["segmoe"]:
         return "under segmoe"
     if found["parts"]["unet"]["expert_only"]:
         return "as an expert; as base not, for it comes without the config.json that tells its heads and groups"

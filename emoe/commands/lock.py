@@ -27,6 +27,8 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     path = Path(options.out)
+    if path.suffix.lower() != ".toml":
+        raise EmoeError(f"--out is {options.out!r}; name a file that ends in .toml")
     if path.exists():
         raise EmoeError(f"{path} is there already; name another with --out")
     check_place(path)

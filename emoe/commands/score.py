@@ -26,7 +26,7 @@ from emoe.commands.scored import scored
 from emoe.errors import EmoeError
 from emoe.prompts import check_text
 from emoe.records import USUAL, Record, RecordFile
-from emoe.terminal import say, show, visible
+from emoe.terminal import many, say, show, visible
 
 DESCRIPTION = """\
 Prints how uncertain the mixture of weights.toml is about each prompt: uncertainty = sqrt(d_mid) * eu, where eu is the
@@ -60,6 +60,8 @@ def run(options: argparse.Namespace) -> int:
         return run_with_ray(options)
     rows = rows_of(options)
     path = None if options.out is None else Path(options.out)
+    if path and path.suffix.lower() in (".csv", ".parquet"):
+        raise EmoeError(f"JSON lines do not go into {options.out!r}; name another place with --out, FILE.jsonl")
     with alone(path) if path else nullcontext():
         return _score(options, rows, RecordFile(path, rows, USUAL) if path else None)
 
@@ -92,7 +94,7 @@ def _score(options: argparse.Namespace, rows: list[Record], file: RecordFile | N
             records = [record | reference.told(record["uncertainty"]) for record in records]
         write(records)
     if file:
-        say(f"{len(rows)} scores in {file.path}")
+        say(f"{many(len(rows), 'score')} in {file.path}")
     return 0
 
 
@@ -114,7 +116,7 @@ def run_with_ray(options: argparse.Namespace) -> int:
 
     job = ray.Job(weights, reading, options.negative, options.device, options.dtype, options.batch_size)
     count = ray.score(options.prompts, options.out, job, options.ray or None)
-    say(f"{count} scores in {options.out}")
+    say(f"{many(count, 'score')} in {options.out}")
     return 0
 
 
@@ -128,12 +130,22 @@ class _Table:
         if not self.columns:
             self.columns = [key for key in ("uncertainty", "eu", "relative", "aleatoric") if key in records[0]]
             self.width = max(len("route"), len(_route(records[0])))  # every prompt has as many experts
+            noises = [f"{'noise by noise':<19}"] if "by_seed" in records[0] else []
             verdict = [f"{'more uncertain than':<19}"] if "percentile" in records[0] else []
-            show("  ".join([*(f"{c:>11}" for c in self.columns), *verdict, f"{'route':<{self.width}}", "prompt"]))
+            show(
+                "  ".join(
+                    [*(f"{c:>11}" for c in self.columns), *noises, *verdict, f"{'route':<{self.width}}", "prompt"]
+                )
+            )
         for record in records:
             cells = [f"{record[column]:>11.4g}" for column in self.columns]
+            cells += [f"{_noises(record):<19}"] if "by_seed" in record else []
             cells += [f"{_verdict(record):<19}"] if "percentile" in record else []
             show("  ".join([*cells, f"{_route(record):<{self.width}}", visible(record["prompt"])]))
+
+
+def _noises(record: Record) -> str:
+    return f"{min(record['by_seed']):.3g} to {max(record['by_seed']):.3g}"
 
 
 def _verdict(record: Record) -> str:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from emoe.commands.options import texts_of
 from emoe.errors import EmoeError
+from emoe.progress import progress
 from emoe.records import USUAL, Record, RecordFile
 
 if TYPE_CHECKING:
@@ -24,7 +22,7 @@ def scored(
 ) -> Iterator[list[Record]]:
     """Records of the rows after the first `done`, a batch at a time: each a row and what its score consists of."""
     todo = rows[done:]
-    with tqdm(total=len(rows), initial=done, unit="prompt", disable=not sys.stderr.isatty()) as bar:
+    with progress(len(rows), "prompt", done) as bar:
         for batch in model.stream(*texts_of(todo), reading, batch_size):
             records = batch.records()
             yield [row | record for row, record in zip(todo, records, strict=False)]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from math import isnan
 from pathlib import Path
-
-from tqdm import tqdm
 
 from emoe.commands.options import texts_of
 from emoe.gallery import RECORDS, intact, save
 from emoe.generations import Recipe
 from emoe.images import open_drawn
 from emoe.pipeline import DRAWN, SCORED, EMoE
+from emoe.progress import progress
 from emoe.records import Record, RecordFile
 from emoe.scores import Reading
 from emoe.study.alignment import Clip, open_truth, ssim
@@ -29,15 +27,17 @@ def images(model: EMoE, rows: list[Record], recipe: Recipe, batch_size: int | No
     file.check(asdict(recipe) | {"mixture": model.mixture, "vae": model.vae_mark})
     file.keep(intact(folder, file.records))
     done = file.go_on(model.batch_size(batch_size, DRAWN))
-    with tqdm(total=len(rows), initial=done, desc="images", unit="image", disable=not sys.stderr.isatty()) as bar:
+    with progress(len(rows), "image", done, "images") as bar:
         for number, generation in enumerate(model.stream_images(*texts_of(rows[done:]), recipe, batch_size), done):
             file.write([rows[number] | save(folder, number + 1, generation)])
             bar.update()
     return RecordFile(folder / RECORDS, rows).records
 
 
-def alignment(clip: Clip, name: str, rows: list[Record], drawn: list[Record], folder: Path, path: Path) -> list[Record]:
-    """CLIP score and, where there is a ground truth, SSIM of every prompt's image."""
+def alignment(
+    clip: Clip, name: str, rows: list[Record], drawn: list[Record], folder: Path, truths: Path, path: Path
+) -> list[Record]:
+    """CLIP score and, where there is a ground truth (in the folder `truths`), SSIM of every prompt's image."""
     same = ("mixture", "vae", "steps", "guidance", "scheduler", "seed", "size")
     told = {"clip_model": name} | {key: drawn[0][key] for key in same}
 
@@ -45,7 +45,7 @@ def alignment(clip: Clip, name: str, rows: list[Record], drawn: list[Record], fo
         pictures = [open_drawn(folder / record["images"][0]) for record in drawn[start : start + len(some)]]
         fit = clip.score(pictures, [row.get("reference_text", row["prompt"]) for row in some]).tolist()
         for row, picture, score in zip(some, pictures, fit, strict=True):
-            truth = open_truth(row["image"], picture.width) if "image" in row else None
+            truth = open_truth(truths / row["image"], picture.width) if "image" in row else None
             yield {"clip": round(score, 4)} | ({} if truth is None else {"ssim": round(ssim(picture, truth), 6)})
 
     return _stage(path, rows, told, compute, ALIGNED, "alignment")
@@ -121,7 +121,7 @@ def _stage(
     file = RecordFile(path, rows)
     file.check(told)
     done = file.go_on(batch_size)
-    with tqdm(total=len(rows), initial=done, desc=name, unit="prompt", disable=not sys.stderr.isatty()) as bar:
+    with progress(len(rows), "prompt", done, name) as bar:
         for start in range(done, len(rows), batch_size):
             some = rows[start : start + batch_size]
             file.write([row | kept | told for row, kept in zip(some, compute(start, some), strict=True)])

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emoe.alone import alone
-from emoe.commands.options import add_machine, add_prompts, add_reading, add_weights, be_verbose, reading_of, rows_of
+from emoe.commands.options import (
+    add_machine,
+    add_prompts,
+    add_reading,
+    add_weights,
+    be_verbose,
+    reading_of,
+    rows_of,
+    texts_of,
+)
 from emoe.errors import EmoeError
 from emoe.prompts import check_text
 from emoe.records import USUAL, Record, RecordFile
@@ -71,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     from emoe.config import read_weights
 
     try:
-        from emoe.study import ablations, columns, paper, templates  # noqa: F401
+        from emoe.study import ablations, alignment, columns, paper, templates  # noqa: F401
     except ModuleNotFoundError as error:
         raise EmoeError(f"emoe study needs {error.name}; pip install 'emoe[study]'") from error
     if options.template is not None:
@@ -83,14 +92,20 @@ def run(options: argparse.Namespace) -> int:
         raise EmoeError("--out is empty; name a folder")
     _ = read_weights(options.weights)  # a mistake there leaves no folder
     options.ablate = ablations.check(options.ablate) if options.ablate is not None else []
+    clip = None
+    if options.images:
+        for row in rows:
+            if "image" in row:
+                alignment.open_truth(_truths(options) / row["image"])
+        clip = alignment.load_clip(options.clip or alignment.usual_clip(options.weights))
     folder = Path(options.out)
     asks = {"images": options.images, "ablations": bool(options.ablate)}
     _make(folder, "tables", *(name for name, needed in asks.items() if needed))
     with alone(folder / "scores.jsonl"):
-        return _study(options, rows, folder)
+        return _study(options, rows, folder, clip)
 
 
-def _study(options: argparse.Namespace, rows: list[Record], folder: Path) -> int:
+def _study(options: argparse.Namespace, rows: list[Record], folder: Path, clip: Clip | None) -> int:
     """Everything that can be found wrong is found before hours are spent."""
     _ = RecordFile(folder / "scores.jsonl", rows, USUAL)
 
@@ -98,7 +113,7 @@ def _study(options: argparse.Namespace, rows: list[Record], folder: Path) -> int
     from emoe.generations import Recipe
     from emoe.pipeline import EMoE, check_batch_size
     from emoe.scoring import check_not_empty
-    from emoe.study import ablations, alignment
+    from emoe.study import ablations
     from emoe.study.paper import write_report
 
     if options.batch_size is not None:
@@ -107,19 +122,13 @@ def _study(options: argparse.Namespace, rows: list[Record], folder: Path) -> int
         raise EmoeError("--baselines guides away from the empty prompt; leave negative prompts out")
     reading = reading_of(options)
     recipe = Recipe("mixture", steps=options.steps, guidance=options.guidance, seed=options.seed, size=options.size)
-    clip = None
-    if options.images:
-        for row in rows:
-            if "image" in row:
-                alignment.open_truth(row["image"])
-        clip = alignment.load_clip(options.clip or alignment.usual_clip(options.weights))
     model = EMoE.from_toml(options.weights, device=options.device, dtype=options.dtype)
     reading, recipe = model.at_own_size(reading), model.at_own_size(recipe)
     if options.images:
         _ = model.vae
     ways = list(ablations.ways(model, reading, options.ablate))
     if any(way.reading.estimator == "eu-over-answer" for way in ways):
-        check_not_empty(row["prompt"] for row in rows)
+        check_not_empty(model, texts_of(rows)[0])
 
     with enough_memory():
         found = _found(options, rows, folder, model, reading, recipe, clip, ways)
@@ -146,12 +155,14 @@ def _found(
 
     batch = options.batch_size
     parts = [scored.kept_scores(model, rows, reading, batch, folder / "scores.jsonl")]
-    settings = asdict(reading) | {"mixture": model.mixture}
+    files = {"weights": Path(options.weights).name} | ({"list": Path(options.prompts).name} if options.prompts else {})
+    settings = files | asdict(reading) | {"mixture": model.mixture}
     found: dict[str, Any] = {}
     if clip:
         name, pictures = options.clip or alignment.usual_clip(options.weights), folder / "images"
         drawn = stages.images(model, rows, recipe, batch, pictures)
-        parts.append(stages.alignment(clip, name, rows, drawn, pictures, folder / "alignment.jsonl"))
+        path = folder / "alignment.jsonl"
+        parts.append(stages.alignment(clip, name, rows, drawn, pictures, _truths(options), path))
         parts.append([{"images": record["images"]} for record in drawn])
         settings |= {"CLIP": name, "guidance": recipe.guidance, "steps": recipe.steps, "vae": model.vae_mark}
         found["images"] = pictures
@@ -176,6 +187,11 @@ def _found(
         kept = (folder / "scores.jsonl").stat().st_size / len(rows)
         found["cost"] = cost(model, rows[0]["prompt"], reading, recipe, kept)
     return Studied(records=records, settings=settings, words=options.word, resamples=RESAMPLES, **found)
+
+
+def _truths(options: argparse.Namespace) -> Path:
+    """Where the list's images lie: beside it."""
+    return Path(options.prompts or "").parent
 
 
 def _make(folder: Path, *inside: str) -> None:

@@ -6,6 +6,7 @@ Per prompt, both: means over a batch would hide what a study is about.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy
@@ -16,7 +17,9 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from emoe.errors import EmoeError
+from emoe.checkpoint.layout import weights
+from emoe.checkpoint.open import open_folder
+from emoe.errors import EmoeError, about
 from emoe.miniature.clip import load_clip as load_miniature
 from emoe.shipped import SHIPPED
 
@@ -35,15 +38,17 @@ class PublishedClip:
     def __init__(self, name: str):
         """name: on the Hub, or a folder. EmoeError if there is no CLIP."""
         transformers.utils.logging.disable_progress_bar()
+        with about(f"cannot load CLIP {name}, name another with --clip"):
+            folder = _at_hand(name)
         try:
-            model, told = transformers.CLIPModel.from_pretrained(name, output_loading_info=True)
-            self.tokenizer = transformers.CLIPTokenizer.from_pretrained(name)
-            self.processor = transformers.CLIPImageProcessorPil.from_pretrained(name)  # which needs no torchvision
+            model, told = transformers.CLIPModel.from_pretrained(folder, output_loading_info=True)
+            self.tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
+            self.processor = transformers.CLIPImageProcessorPil.from_pretrained(folder)  # which needs no torchvision
         except Exception as error:  # whatever a damaged file makes of the library
             reason = next(iter(str(error).split("\n")), "") or type(error).__name__
-            raise EmoeError(f"cannot load CLIP {name}: {reason}; see --clip") from error
-        if told["missing_keys"]:
-            raise EmoeError(f"{name} is not a whole CLIP (it lacks {len(told['missing_keys'])} tensors); see --clip")
+            raise EmoeError(f"cannot load CLIP {name}: {reason}; name another with --clip") from error
+        if lacks := len(told["missing_keys"]):
+            raise EmoeError(f"{name} is not a whole CLIP (it lacks {lacks} tensors); name another with --clip")
         self.model = model.eval().requires_grad_(False)
 
     @torch.inference_mode()
@@ -55,6 +60,16 @@ class PublishedClip:
         return 100 * cosine_similarity(image.pooler_output, text.pooler_output, dim=-1)
 
 
+def _at_hand(name: str) -> Path:
+    """A CLIP's folder; from the Hub, every file of it that transformers will open is downloaded."""
+    folder = open_folder(name)
+    names = [file for file in folder.names() if file.endswith((".json", ".txt"))]
+    files = [folder.path(file) for file in (*names, *weights(folder, "text_encoder"))]  # which go by the same names
+    if not files:
+        raise EmoeError("its folder holds no model")
+    return files[0].parent
+
+
 def load_clip(name: str) -> Clip:
     return load_miniature() if name == MINIATURE else PublishedClip(name)
 
@@ -64,7 +79,7 @@ def usual_clip(weights: str) -> str:
     return MINIATURE if weights in SHIPPED else USUAL
 
 
-def open_truth(path: str, size: int | None = None) -> Image.Image:
+def open_truth(path: Path, size: int | None = None) -> Image.Image:
     """A ground truth, cut to a square about its middle, `size` pixels per side. EmoeError if unreadable."""
     try:
         with Image.open(path) as image:

@@ -70,7 +70,7 @@ def next_latents(seen: Observed) -> Tensor:
 
 def apart(x: Tensor) -> Tensor:
     """(e, b, ...) -> (b, e, e): squared distances between paths, in float64."""
-    x = x.double().flatten(2).transpose(0, 1)  # (b, e, d)
+    x = x.cpu().double().flatten(2).transpose(0, 1)  # (b, e, d)
     return (x[:, :, None] - x[:, None]).square().sum(dim=-1)
 
 
@@ -118,7 +118,7 @@ BASELINES: dict[str, Baseline] = {
     **{f"PaiDE {name}, D/d": _paide(name, True) for name in ("KL", "Bhattacharyya", "W2")},
     "mean W2": lambda seen: mean_distance(distances(seen, "W2")),
     "silence": lambda seen: -change(seen),  # no disagreement at all: how little the prompt does
-    "tokens": lambda seen: -seen.tokens.double(),  # shorter is more uncertain, as in the paper's Table 1
+    "tokens": lambda seen: -seen.tokens.float(),  # shorter is more uncertain, as in the paper's Table 1
 }
 GATED: dict[str, Baseline] = {  # where the gate has logits
     "gate entropy, all": lambda seen: entropy(seen.logits.softmax(dim=-1)),

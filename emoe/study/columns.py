@@ -61,11 +61,11 @@ def scenes(records: Sequence[Record]) -> Array | None:
 
 def groups_of(records: Sequence[Record]) -> list[str]:
     """Each once, in the order of the list."""
-    return list(dict.fromkeys(str(record["group"]) for record in records if "group" in record))
+    return list(dict.fromkeys(record["group"] for record in records if "group" in record))
 
 
 def of_group(records: Sequence[Record], group: str) -> list[Record]:
-    return [record for record in records if str(record.get("group")) == group]
+    return [record for record in records if record.get("group") == group]
 
 
 def check_sizes(records: Sequence[Record]) -> None:
@@ -73,7 +73,7 @@ def check_sizes(records: Sequence[Record]) -> None:
     sizes: dict[str, float] = {}
     for record in records:
         if "group" in record and "group_size" in record:
-            size = sizes.setdefault(str(record["group"]), record["group_size"])
+            size = sizes.setdefault(record["group"], record["group_size"])
             if size != record["group_size"]:
                 raise EmoeError(
                     f"the group {record['group']!r} has the sizes {size:g} and {record['group_size']:g}; give all of "

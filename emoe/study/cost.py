@@ -29,7 +29,7 @@ def cost(model: EMoE, prompt: str, reading: Reading, recipe: Recipe, kept: float
     kept: bytes of a score's record.
     """
     one_seed = replace(reading, seeds=1)
-    empty = of_empty(model, one_seed)  # once a list
+    empty = of_empty(model, one_seed, [prompt])  # once a list
     one = counted(lambda: score(model, [prompt], [""], one_seed, empty)) * reading.seeds
     mixture = recipe.steps * _step(model, prompt, replace(recipe, mode="mixture", steps=1))
     first = _step(model, prompt, replace(recipe, mode="emoe", steps=1))

@@ -45,9 +45,9 @@ def groups(records: Sequence[Record], resamples: int) -> list[Row]:
         if name != names[0]:
             row |= _beside(some, first, names[0], resamples)
         rows.append(row)
-    if scenes(records) is None:  # else `pairs` tests what is paired
-        for row, p in zip(rows[1:], holm([row["p"] for row in rows[1:]]), strict=True):
-            row["p (Holm)"] = p
+    tested = [row for row in rows if "p" in row]
+    for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
+        row["p (Holm)"] = p
     return rows
 
 
@@ -57,7 +57,7 @@ def _beside(some: Sequence[Record], first: Sequence[Record], name: str, resample
     row: Row = {f"AUROC against {name}": separation(both, uncertainties(both), other, resamples)}
     if (noises := by_noise(both)) is not None:
         row["noise by noise"] = spread([auroc(u, other) for u in noises])
-    if scenes(both) is None:
+    if scenes(both) is None:  # else `pairs` tests what is paired
         row["p"] = rank_sum(uncertainties(some), uncertainties(first))
     return row
 

@@ -162,7 +162,7 @@ def _better(values: Array, ours: Array, error: Array) -> float:
 
 def _within(records: Sequence[Record], values: Array, clip: Array) -> float:
     """The mean over groups of Spearman's, each within its group: what is left where groups differ in both."""
-    of = numpy.array([str(record.get("group")) for record in records])
+    of = numpy.array([record.get("group") for record in records], object)
     found = [spearman(values[of == name], clip[of == name]) for name in groups_of(records)]
     return float(numpy.nanmean(found)) if not numpy.isnan(found).all() else float("nan")
 
@@ -172,7 +172,7 @@ def _apart(records: Sequence[Record], values: Array, resamples: int) -> Interval
     first = groups_of(records)[0]
     grouped = [i for i, record in enumerate(records) if "group" in record]
     some = [records[i] for i in grouped]
-    return separation(some, values[grouped], numpy.array([str(r["group"]) != first for r in some]), resamples)
+    return separation(some, values[grouped], numpy.array([r["group"] != first for r in some]), resamples)
 
 
 def thresholds(records: Sequence[Record], shares: Sequence[float] = (1.0, 0.95, 0.9, 0.75, 0.5, 0.25)) -> list[Row]:
