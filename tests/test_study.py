@@ -316,12 +316,12 @@ def test_a_group_of_two_sizes_is_said_first(run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("stage", ["scored.kept_scores", "stages.baselines"])
+@pytest.mark.parametrize("stage", ["scores", "baselines"])
 def test_out_of_memory_in_any_stage(run, weights, monkeypatch, tmp_path, stage):
     def fails(*_):
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB.")
 
-    monkeypatch.setattr(f"emoe.commands.{stage}", fails)
+    monkeypatch.setattr(f"emoe.commands.stages.Stages.{stage}", fails)
     code, _, err = run("study", "a cat", "--baselines", *score(weights=weights)[1:], "--out", str(tmp_path / "out"))
     assert (code, err) == (2, "emoe: out of memory: use a smaller --batch-size or --size\n")
 

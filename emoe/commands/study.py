@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,7 @@ from emoe.whole import check_place, make_folder
 from emoe.words import stem_of
 
 if TYPE_CHECKING:
-    from emoe.generations import Recipe
-    from emoe.pipeline import EMoE
-    from emoe.scores import Reading
+    from emoe.commands.stages import Stages
     from emoe.study.ablations import Way
     from emoe.study.alignment import Clip
     from emoe.study.paper import Studied
@@ -109,6 +107,7 @@ def _study(options: argparse.Namespace, rows: list[Record], folder: Path, clip: 
     """Everything that can be found wrong is found before hours are spent."""
     _ = RecordFile(folder / "scores.jsonl", rows, USUAL)
 
+    from emoe.commands.stages import Stages
     from emoe.device import enough_memory
     from emoe.generations import Recipe
     from emoe.pipeline import EMoE, check_batch_size
@@ -131,61 +130,44 @@ def _study(options: argparse.Namespace, rows: list[Record], folder: Path, clip: 
         check_not_empty(model, texts_of(rows)[0])
 
     with enough_memory():
-        found = _found(options, rows, folder, model, reading, recipe, clip, ways)
+        found = _found(options, Stages(model, rows, reading, recipe, folder, options.batch_size), clip, ways)
     say(f"the report is {write_report(found, folder)}")
     return 0
 
 
-def _found(
-    options: argparse.Namespace,
-    rows: list[Record],
-    folder: Path,
-    model: EMoE,
-    reading: Reading,
-    recipe: Recipe,
-    clip: Clip | None,
-    ways: list[Way],
-) -> Studied:
+def _found(options: argparse.Namespace, stages: Stages, clip: Clip | None, ways: list[Way]) -> Studied:
     """Stage by stage."""
-    from emoe.commands import scored, stages
-    from emoe.study import alignment
+    from emoe.commands.stages import joined
     from emoe.study.ablations import RUNS, SUBSETS
+    from emoe.study.alignment import usual_clip
     from emoe.study.cost import cost
     from emoe.study.paper import Studied
 
-    batch = options.batch_size
-    parts = [scored.kept_scores(model, rows, reading, batch, folder / "scores.jsonl")]
+    model, recipe, folder = stages.model, stages.recipe, stages.folder
+    parts = [stages.scores()]
     files = {"weights": Path(options.weights).name} | ({"list": Path(options.prompts).name} if options.prompts else {})
-    settings = files | asdict(reading) | {"mixture": model.mixture}
+    settings = files | asdict(stages.reading) | {"mixture": model.mixture}
     found: dict[str, Any] = {}
     if clip:
-        name, pictures = options.clip or alignment.usual_clip(options.weights), folder / "images"
-        drawn = stages.images(model, rows, recipe, batch, pictures)
-        path = folder / "alignment.jsonl"
-        parts.append(stages.alignment(clip, name, rows, drawn, pictures, _truths(options), path))
+        name, drawn = options.clip or usual_clip(options.weights), stages.images()
+        parts.append(stages.alignment(clip, name, drawn, _truths(options)))
         parts.append([{"images": record["images"]} for record in drawn])
         settings |= {"CLIP": name, "guidance": recipe.guidance, "steps": recipe.steps, "vae": model.vae_mark}
-        found["images"] = pictures
+        found["images"] = folder / "images"
     if options.baselines:
-        path = folder / "baselines.jsonl"
-        seen = stages.baselines(model, rows, reading, options.steps, options.guidance, batch, path)
-        parts.append([{"baselines": record["baselines"]} for record in seen])
-    records = stages.joined(parts)
+        parts.append([{"baselines": record["baselines"]} for record in stages.baselines()])
+    records = joined(parts)
     if options.template is not None:
         found["template"] = options.template
     if options.ablate:
-        found["ways"] = {"as studied": records}
-        for way in ways:
-            path = folder / "ablations" / f"{way.name.replace(' ', '-')}.jsonl"
-            found["ways"][way.name] = scored.kept_scores(way.model, rows, way.reading, batch, path)
+        found["ways"] = {"as studied": records} | {way.name: stages.way(way) for way in ways}
         if SUBSETS in options.ablate:
-            found["ways"] |= stages.fewer(model, rows, reading, batch, folder / "ablations" / f"{SUBSETS}.jsonl")
+            found["ways"] |= stages.fewer()
         for name in (name for name in RUNS if name in options.ablate):
-            seen = replace(recipe, read_out=reading.read_out)
-            found["ways"] |= stages.along(model, rows, seen, name, batch, folder / "ablations" / f"{name}.jsonl")
+            found["ways"] |= stages.along(name)
     if clip:
-        kept = (folder / "scores.jsonl").stat().st_size / len(rows)
-        found["cost"] = cost(model, rows[0]["prompt"], reading, recipe, kept)
+        kept = (folder / "scores.jsonl").stat().st_size / len(records)
+        found["cost"] = cost(model, records[0]["prompt"], stages.reading, recipe, kept)
     return Studied(records=records, settings=settings, words=options.word, resamples=RESAMPLES, **found)
 
 
