@@ -80,10 +80,10 @@ def open_small(path: Path) -> Image.Image:
     return open_drawn(path).resize((CELL, CELL))
 
 
-def draw_map(image: Image.Image, uncertainty: Tensor) -> Image.Image:
+def draw_map(image: Image.Image, variance: Tensor) -> Image.Image:
     """The map (h, w) over its image: the redder, the more the paths disagree there (scaled to the map's own range)."""
-    low, high = uncertainty.min(), uncertainty.max()
-    heat = (uncertainty - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
+    low, high = variance.min(), variance.max()
+    heat = (variance - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
     mask = (
         Image.fromarray(_bytes(0.75 * heat.expand(3, -1, -1))).convert("L").resize(image.size, Image.Resampling.BICUBIC)
     )

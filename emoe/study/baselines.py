@@ -42,8 +42,8 @@ def distances(seen: Observed, name: str) -> Tensor:
     0); "W2", squared, with DDIM's mean.
     """
     if name == "W2":
-        return apart(next_latents(seen))
-    between = apart(posterior_mean(seen.timestep, seen.to, seen.z, seen.now))
+        return squared_distances(next_latents(seen))
+    between = squared_distances(posterior_mean(seen.timestep, seen.to, seen.z, seen.now))
     return between / {"KL": 2, "Bhattacharyya": 8}[name] / posterior_sigma(seen.timestep, seen.to) ** 2
 
 
@@ -68,7 +68,7 @@ def next_latents(seen: Observed) -> Tensor:
     return ddim(seen.timestep, seen.to, seen.z, seen.now, None, lambda: seen.z)
 
 
-def apart(x: Tensor) -> Tensor:
+def squared_distances(x: Tensor) -> Tensor:
     """(e, b, ...) -> (b, e, e): squared distances between paths, in float64."""
     x = x.cpu().double().flatten(2).transpose(0, 1)  # (b, e, d)
     return (x[:, :, None] - x[:, None]).square().sum(dim=-1)
@@ -101,7 +101,7 @@ def margin(logits: Tensor) -> Tensor:
     return 1 - (first - second)
 
 
-def spread(logits: Tensor) -> Tensor:
+def likeness(logits: Tensor) -> Tensor:
     """A gate that tells experts apart is sure: minus the variance of its logits."""
     return -logits.var(dim=-1, correction=0)
 
@@ -124,7 +124,7 @@ GATED: dict[str, Baseline] = {  # where the gate has logits
     "gate entropy, all": lambda seen: entropy(seen.logits.softmax(dim=-1)),
     "gate entropy, chosen": lambda seen: entropy(seen.weights),
     "gate margin": lambda seen: margin(seen.logits),
-    "gate spread": lambda seen: spread(seen.logits),
+    "gate spread": lambda seen: likeness(seen.logits),
 }
 
 

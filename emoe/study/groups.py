@@ -56,7 +56,7 @@ def _beside(some: Sequence[Record], first: Sequence[Record], name: str, resample
     other = numpy.repeat([True, False], [len(some), len(first)])
     row: Row = {f"AUROC against {name}": separation(both, uncertainties(both), other, resamples)}
     if (noises := by_noise(both)) is not None:
-        row["noise by noise"] = spread([auroc(u, other) for u in noises])
+        row["noise by noise"] = from_to([auroc(u, other) for u in noises])
     if scenes(both) is None:  # else `pairs` tests what is paired
         row["p"] = rank_sum(uncertainties(some), uncertainties(first))
     return row
@@ -68,7 +68,7 @@ def separation(records: Sequence[Record], values: Array, other: Array, resamples
     return bootstrap(auroc, values, other, clusters=told, strata=other if told is None else None, resamples=resamples)
 
 
-def spread(values: Sequence[float]) -> str:
+def from_to(values: Sequence[float]) -> str:
     """From the least to the most, over noises."""
     return f"{min(values):.3f} to {max(values):.3f}"
 
@@ -89,7 +89,7 @@ def pairs(records: Sequence[Record], resamples: int) -> list[Row]:
         logs = numpy.log(uncertainties(now) / uncertainties(then))
         row: Row = {"group": name, "pairs": len(shared), "times the first": bootstrap(times, logs, resamples=resamples)}
         if (noises := by_noise([*now, *then])) is not None:
-            row["noise by noise"] = spread([times(numpy.log(u[: len(now)] / u[len(now) :])) for u in noises])
+            row["noise by noise"] = from_to([times(numpy.log(u[: len(now)] / u[len(now) :])) for u in noises])
         row["pairs above"] = float((logs > 0).mean())
         for key, of in measures(now).items():
             if key != "words":
