@@ -37,7 +37,7 @@ def generate(
     """
     scores = None if recipe.mode == "mixture" else score(model, prompts, negatives, recipe.reading, empty)
     limit = recipe.max_uncertainty
-    going_on = [i for i in range(len(prompts)) if limit is None or short(scores.uncertainty[i]) <= limit]
+    going_on = [i for i in range(len(prompts)) if limit is None or not _above(scores.uncertainty[i], limit)]
     latents = {}
     if going_on:
         some = [prompts[i] for i in going_on], [negatives[i] for i in going_on]
@@ -46,6 +46,11 @@ def generate(
         images = to_images(model.vae, latents[i]) if i in latents else []
         own = None if scores is None else scores.at(i)
         yield Generation(prompt, negative, images, own, recipe, model.mixture, model.vae_mark)
+
+
+def _above(uncertainty: Tensor, limit: float) -> bool:
+    """Neither the number itself, nor what records say of it, is above itself as a limit."""
+    return min(uncertainty.item(), short(uncertainty)) > limit
 
 
 def _run(

@@ -6,9 +6,9 @@ import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from decimal import Context, Decimal
 from functools import cached_property
 from hashlib import sha256
-from math import inf, nextafter
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Reference:
         for below, value in enumerate(self.uncertainty):
             if self.percentile(value) > percentile:
                 among = 100 * below / len(self.uncertainty)  # of what lies between it and the one before
-                return self.uncertainty[below - 1] if below and among > percentile else nextafter(value, -inf)
+                return self.uncertainty[below - 1] if below and among > percentile else _before(value)
         return self.uncertainty[-1] if percentile < 100 else None
 
     def check(self, mixture: str, reading: Reading) -> None:
@@ -64,6 +64,11 @@ class Reference:
                     f"the reference was made with {key} {value}, this run has {theirs[key]}{other}: its scores do not "
                     f"compare; {REMEDY}, with this run's options"
                 )
+
+
+def _before(value: float) -> float:
+    """The next smaller number of six digits, as records have them."""
+    return float(Context(prec=6).next_minus(Decimal(str(value))))
 
 
 def save_reference(reference: Reference, path: Path) -> None:

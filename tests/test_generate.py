@@ -11,7 +11,7 @@ from twins import scheduler_twin, unet_twin, vae_twin
 from emoe import EMoE, EmoeError, Recipe
 from emoe.denoise import denoise
 from emoe.gate import HiddenGate, PromptGate, UniformGate
-from emoe.generating import steps
+from emoe.generating import _above, steps
 from emoe.images import to_images
 from emoe.moe import mixtures
 from emoe.schedule import SCHEDULERS, draws
@@ -135,8 +135,16 @@ def test_the_limit_is_not_above_the_limit(drawer):
     scored = drawer.score(PROMPTS, **FEW)
     for i, record in enumerate(scored.records()):
         assert not drawer.generate(PROMPTS[i], mode="fast", max_uncertainty=record["uncertainty"], **FEW)[0].halted
-    limit = drawer.score("a cat", **FEW).uncertainty.item()
-    assert not drawer.generate("a cat", mode="fast", max_uncertainty=limit, **FEW)[0].halted
+        limit = scored.uncertainty[i].item()
+        assert not drawer.generate(PROMPTS[i], mode="fast", max_uncertainty=limit, **FEW)[0].halted
+
+
+def test_what_is_above_a_limit_whichever_way_six_digits_round():
+    up, down = torch.tensor(0.058205388), torch.tensor(0.058205412)  # both 0.0582054 in records
+    for value in (up, down):
+        assert not _above(value, value.item())
+        assert not _above(value, 0.0582054)
+        assert _above(value, 0.0582053)
 
 
 def test_latents_are_wider_than_the_network(base, experts, text):
