@@ -60,7 +60,7 @@ def test_every_prompt_beside_the_first():
     assert [row["prompt"] for row in rows] == ["c", "a", "b", "d"]
     assert "p" not in rows[1]
     for row, own in ((rows[0], 2), (rows[2], 1), (rows[3], 3)):
-        assert row["uncertainty"].value == pytest.approx(u[:, own].mean())
+        assert row["mean over noises"].value == pytest.approx(u[:, own].mean())
         assert row["mean difference"].value == pytest.approx((u[:, own] - u[:, 0]).mean())
         assert row["p (Holm)"] == pytest.approx(3 * 2 / 2**8)
 

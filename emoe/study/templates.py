@@ -79,11 +79,11 @@ def differences(template: str, by_noise: Array) -> list[Row]:
 def prompts(records: Sequence[Record], by_noise: Array) -> list[Row]:
     """Each prompt beside the first, the least uncertain first: what its words do together."""
     first = by_noise[:, 0]
-    rows: list[Row] = [{"prompt": records[0]["prompt"], "uncertainty": student(first)}]
+    rows: list[Row] = [{"prompt": records[0]["prompt"], "mean over noises": student(first)}]
     for record, own in zip(records[1:], by_noise.T[1:], strict=True):
-        told = {"prompt": record["prompt"], "uncertainty": student(own)}
+        told = {"prompt": record["prompt"], "mean over noises": student(own)}
         rows.append(told | _tested(own - first, float(first.mean())))
-    return sorted([rows[0], *_corrected(rows[1:])], key=lambda row: row["uncertainty"].value)
+    return sorted([rows[0], *_corrected(rows[1:])], key=lambda row: row["mean over noises"].value)
 
 
 def _tested(differences: Array, first: float) -> Row:
