@@ -126,7 +126,8 @@ class _Parser(argparse.ArgumentParser):
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     options, others = _parser().parse_known_args(arguments)
     if others:
-        quotes = "" if others[0].startswith("-") else "; put a prompt of several words in quotes"
+        words = hasattr(options, "prompt") and not others[0].startswith("-")
+        quotes = "; put a prompt of several words in quotes" if words else ""
         raise EmoeError(f"unrecognized arguments: {' '.join(others)}{quotes} (see emoe {options.command} --help)")
     return options
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from emoe.checkpoint.source import plain
 from emoe.config import Expert, Weights, read_weights
+from emoe.device import choose_device
 from emoe.errors import EmoeError
 from emoe.gate import PromptGate
 from emoe.moe import apart, layers_of, mixtures
@@ -21,13 +22,15 @@ from emoe.pipeline import EMoE
 def describe(source: str, device: str = "auto", dtype: str = "auto") -> dict[str, Any]:
     """A JSON-ready account of a weights.toml, loaded as for a score; of one that cannot be, "refused" says why.
 
-    Vectors of the hidden gate are not captured for it: "mixture", which depends on them, is None then.
+    Vectors of the hidden gate are not captured for it: "mixture", which depends on them, is None then. EmoeError for
+    a device that is not there.
     """
+    there, kind = choose_device(device, dtype)
     try:
         weights = read_weights(source)
         captures = weights.gate == "hidden" and not weights.segmoe
         loaded = replace(weights, gate="uniform", top=None) if captures else weights
-        model = EMoE.from_weights(loaded, device=device, dtype=dtype)
+        model = EMoE.from_weights(loaded, device=there, dtype=kind)
     except EmoeError as error:
         return {"source": source, "kind": None, "refused": str(error)}
     experts = [_expert(expert) for expert in model.experts]

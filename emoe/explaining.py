@@ -80,9 +80,7 @@ def explain(model: EMoE, prompt: str, negative: str = "", reading: Reading | Non
     variants = [prompt, *(prompt[:start] + prompt[end:] for start, end in spans)]
 
     scores = join(list(model.stream(variants, negative, reading, BATCH)))
-    logs = (
-        scores.by_seed.double().clamp(min=1e-300).log()
-    )  # (v, s); 0 where all paths agree: then no word does anything
+    logs = scores.by_seed.double().clamp(min=1e-300).log()  # (v, s); of experts that always agree it is 0
     changes = [
         _change(prompt[start:end], first + 1, logs[0] - without)
         for (first, _), (start, end), without in zip(parts, spans, logs[1:], strict=True)

@@ -15,7 +15,7 @@ def fingerprint(settings: object, *networks: nn.Module) -> str:
     digest = sha256(repr(settings).encode())
     for network in networks:
         for name, tensor in network.state_dict().items():
-            # from the first to the last, which is not a whole number of rows apart: all columns have their turn
+            # from the first to the last, which is not a whole number of rows apart: from columns all over
             places = torch.arange(SAMPLE, device=tensor.device) * (tensor.numel() - 1) // (SAMPLE - 1)
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.flatten()[places].float().cpu().numpy().tobytes())

@@ -54,9 +54,9 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     """Every prompt of a file, in its order; "-" reads lines from standard input.
 
     .txt: one a line, blank lines left out.  .csv, .jsonl, .parquet: a `prompt` column, optional `id`,
-    `negative_prompt`, `group`, `size` (the group's), `reference`, `image` (relative to the file); a warning for others.
+    `negative_prompt`, `group`, `size` (the group's), `reference`, `image` (relative to the file).
     .json: COCO captions ({"annotations": [{"id": ..., "caption": ...}]}), or a list of texts or objects.
-    EmoeError names the file and the line.
+    A warning names columns that are not used. EmoeError names the file and the line.
     """
     path = Path(path)
     readers = {".csv": _csv, ".jsonl": _jsonl, ".json": _json, ".txt": _txt, "": _txt}
@@ -118,13 +118,14 @@ def _check_columns(names: list[str], path: Path) -> None:
     if names and "prompt" not in names:
         remedy = "save it with commas" if {";", "\t"} & set(names[0]) else "rename the one that holds the prompts"
         raise EmoeError(f"{path} has no column 'prompt' (it has {', '.join(names[:10])}); {remedy}")
-    _warn_of_others(names, path)
+    warn_of_others(names, path)
 
 
-def _warn_of_others(names: Iterable[str], path: Path) -> None:
+def warn_of_others(names: Iterable[str], path: Path) -> None:
     """A column that is misspelled would be left out, and nobody would know."""
-    if others := [str(name) for name in dict.fromkeys(names) if name not in COLUMNS]:
-        log.warning("%s: %s: not used; columns are %s", path, shown(", ".join(others)), ", ".join(COLUMNS))
+    if others := [shown(name) for name in dict.fromkeys(names) if name not in COLUMNS]:
+        more = f" and {len(others) - 10} others" if len(others) > 10 else ""
+        log.warning("%s: not used: %s%s; columns are %s", path, ", ".join(others[:10]), more, ", ".join(COLUMNS))
 
 
 def _jsonl(text: str, path: Path) -> list[Prompt]:
@@ -135,7 +136,7 @@ def _jsonl(text: str, path: Path) -> list[Prompt]:
             row = _parsed(line, where)
             prompts.append(read_prompt(row, where))
             names |= dict.fromkeys(row)
-    _warn_of_others(names, path)
+    warn_of_others(names, path)
     return prompts
 
 
@@ -147,7 +148,7 @@ def _json(text: str, path: Path) -> list[Prompt]:
         raise EmoeError(f"{path} is neither COCO captions (an object with annotations) nor a list of prompts")
     rows = [{"prompt": row} if isinstance(row, str) else row for row in value]
     prompts = [read_prompt(row, f"{path}, entry {number}") for number, row in enumerate(rows, start=1)]
-    _warn_of_others((name for row in rows for name in row), path)
+    warn_of_others((name for row in rows for name in row), path)
     return prompts
 
 
@@ -197,6 +198,8 @@ def read_prompt(row: Any, where: str) -> Prompt:
         raise EmoeError(f"{where} is {shown(row)}; it must be an object with a prompt")
     if "prompt" not in row:
         raise EmoeError(f"{where} has no prompt (it has {', '.join(map(str, islice(row, 10))) or 'nothing'})")
+    if {"eu", "mixture"} <= row.keys():  # a score's record, whose own `size` is the picture's
+        row = row | {"size": row.get("group_size"), "reference": row.get("reference_text")}
     name, group = row.get("id"), row.get("group")
     group = str(group) if type(group) is int else group
     texts = {key: row.get(key) for key in ("prompt", "negative_prompt", "reference", "image")} | {"group": group}

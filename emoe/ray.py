@@ -29,7 +29,7 @@ from ray.exceptions import RayError
 from emoe.config import Weights
 from emoe.errors import EmoeError
 from emoe.pipeline import EMoE
-from emoe.prompts import COLUMNS, read_prompt
+from emoe.prompts import COLUMNS, read_prompt, warn_of_others
 from emoe.records import Record
 from emoe.scores import Reading
 
@@ -108,9 +108,11 @@ def score(prompts: str, out: str, job: Job, address: str | None = None) -> int:
     if os.path.isfile(prompts) and not prompts.endswith(".parquet"):
         raise EmoeError(f"{prompts} is not Parquet, which --ray takes alone; convert it, or leave --ray out")
     with _in_one_line():
+        listed = pyarrow.dataset.dataset(prompts, format="parquet")
+    warn_of_others(listed.schema.names, prompts)
+    with _in_one_line():
         job = replace(job, weights=replace(job.weights, path=job.weights.path.absolute()), earlier=_one_of(out))
         _check_same(job.earlier, {key: value for key, value in asdict(job.reading).items() if value is not None})
-        listed = pyarrow.dataset.dataset(prompts, format="parquet")
         names, total = listed.schema.names, listed.count_rows()
         for name in ("id", "prompt"):
             if name not in names:

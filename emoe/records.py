@@ -43,8 +43,10 @@ class RecordFile:
         if len(self.records) > len(rows):
             raise self._other(f"it holds {many(len(self.records), 'record')}, this run has {many(len(rows), 'prompt')}")
         for number, (record, row) in enumerate(zip(self.records, rows, strict=False), start=1):
-            if {key: record[key] for key in record if key in row or key in KEPT} != row:
-                raise self._other(f"line {number} is not about prompt {number} of this run")
+            told = {key: record[key] for key in record if key in row or key in KEPT}
+            if told != row:
+                key = next(key for key in row | told if told.get(key) != row.get(key))
+                raise self._other(f"line {number} is not about prompt {number} of this run: its {key} is another")
             if KEY not in record:
                 raise self._other(f"line {number} has no {KEY}")
         rest = found[self.whole :]

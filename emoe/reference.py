@@ -49,6 +49,8 @@ class Reference:
             raise EmoeError(f"the percentile is {percentile}; it must lie between 0 and 100")
         for below, value in enumerate(self.uncertainty):
             if self.percentile(value) > percentile:
+                if value <= 0:
+                    raise EmoeError(f"no limit is so low: of the reference, {self.uncertainty.count(value)} are at 0")
                 among = 100 * below / len(self.uncertainty)  # of what lies between it and the one before
                 return self.uncertainty[below - 1] if below and among > percentile else _before(value)
         return self.uncertainty[-1] if percentile < 100 else None

@@ -71,7 +71,7 @@ def middle(model: Model, text: TextStates, route: Route, reading: Reading) -> Te
 def of_empty(model: Model, reading: Reading, prompts: Sequence[str]) -> Tensor | None:
     """The same of the empty prompt, (s, e, 1, c, h, w), for an estimator that holds the prompts against it; else None.
 
-    EmoeError for a prompt that is empty, too: before hours of scoring.
+    EmoeError if one of them is empty, too.
     """
     if reading.estimator != "eu-over-answer":
         return None

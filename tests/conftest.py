@@ -204,9 +204,9 @@ KEPT: dict[tuple, tuple[assemble.Assembled, list]] = {}  # the last few, by all 
 def loaded_once() -> Iterator[None]:
     """For modules of the command line, whose every run reads the same files: nearly all of their time, otherwise.
 
-    The networks that one run has read serve the next one, in a model of its own, if nothing differs: the description,
-    device, dtype, the files on disk, the tensors in memory. Loading that says anything is done again, to be heard.
-    Tests of loading must not ask for this.
+    The networks that one run has read serve the next one, in a model of its own, if none of these differs: the
+    description, device, dtype, the files on disk, the tensors in memory. Loading that says anything is done again,
+    to be heard. Tests of loading must not ask for this.
     """
     log, load = logging.getLogger("emoe"), pipeline.assemble
 

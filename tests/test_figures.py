@@ -41,9 +41,12 @@ def test_what_a_figure_says_of_its_numbers():
     rows = records(4)
     (ax,) = by_quarter(rows, "CLIP score").axes
     assert [tick.get_text() for tick in ax.get_xticklabels()] == [f"Q{q}\nn = 3" for q in (1, 2, 3, 4)]
-    (ax,) = risk(rows, ["relative"]).axes
-    ours, other, best = (text.get_text() for text in ax.get_legend().texts)
-    assert (ours, other) == ("uncertainty (2 noises)", "relative (2 noises)")
+    rows = [row | {"baselines": {"silence": -row["clip"], "tokens": 3.0}} for row in rows]
+    (ax,) = risk(rows, ["relative", "silence", "tokens"]).axes
+    *told, best = (text.get_text() for text in ax.get_legend().texts)
+    assert told[:2] == ["uncertainty (2 noises)", "relative (2 noises)"]
+    assert told[2].endswith("(one noise)")
+    assert told[3] == "tokens: how few the prompt has"
     assert "best possible" in best
 
 

@@ -306,7 +306,7 @@ def test_inspecting_captures_nothing(toml, run):
     found = json.loads(out)
     assert (code, err, found["gate"], found["top"], found["mixture"]) == (0, "", "hidden", 2, None)
     assert min(expert["apart"][1 - i] for i, expert in enumerate(found["experts"][:2])) > 0
-    assert "known when a score has captured the gate" in run("inspect", str(path))[1]
+    assert "not known here" in run("inspect", str(path))[1]
     assert not path.with_suffix(".gates.safetensors").exists()
 
 

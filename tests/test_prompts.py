@@ -138,7 +138,21 @@ def test_mistakes(tmp_path, case):
 def test_columns_that_are_not_used_are_a_warning(tmp_path, caplog, name, content):
     assert read(tmp_path, name, content)[0].negative is None
     (told,) = caplog.messages
-    assert f"{name}: 'negativ_prompt': not used; columns are prompt, negative_prompt" in told
+    assert f"{name}: not used: 'negativ_prompt'; columns are prompt, negative_prompt" in told
+
+
+def test_a_file_of_scores_is_a_list_too(tmp_path):
+    """Its `size` is the pictures', and no group's."""
+    record = {
+        "prompt": "a",
+        "group": "x",
+        "group_size": 2.5,
+        "reference_text": "b",
+        "eu": 1.0,
+        "size": 64,
+        "mixture": "0",
+    }
+    assert read(tmp_path, "scores.jsonl", json.dumps(record)) == [Prompt("a", None, None, "x", 2.5, "b")]
 
 
 def test_no_file(tmp_path):

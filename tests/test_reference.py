@@ -38,6 +38,9 @@ def test_a_limit_lets_its_share_through():
         assert sum(limit is None or value <= limit for value in values) == 2 * percent
     with pytest.raises(EmoeError, match="between 0 and 100"):
         reference(values).limit(101)
+    with pytest.raises(EmoeError, match="no limit is so low: of the reference, 2 are at 0"):
+        reference([0.0, 0.0, 1.0]).limit(10)
+    assert reference([0.0, 0.0, 1.0]).limit(50) == 0
     assert quantiles([3.0, 1.0, 2.0], (50, 100)) == {50: 2.0, 100: 3.0}
 
 

@@ -149,7 +149,10 @@ def test_mistakes_are_found_before_scoring(run, weights, monkeypatch, tmp_path, 
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "images").write_text("")
     arguments = ("study", "a", "--images", *score(weights=weights)[1:])
-    for wrong in (("--out", str(tmp_path / out)), ("--out", str(tmp_path / "new"), "--word", " ")):
+    new = ("--out", str(tmp_path / "new"))
+    wrongs = [("--word", " "), ("--steps", "0"), ("--seeds", "0"), ("--batch-size", "0"), ("--clip", "")]
+    wrongs += [("--baselines", "--negative", "x"), ("--clip", str(tmp_path / "taken"))]
+    for wrong in (("--out", str(tmp_path / out)), *((*new, *wrong) for wrong in wrongs)):
         code, _, err = run(*arguments, *wrong)
         assert (code, len(err.splitlines())) == (2, 1)
     assert not (tmp_path / "new").exists()
@@ -200,6 +203,23 @@ def test_a_whole_study(run, weights, clip_folder, truths, monkeypatch, tmp_path)
     code, _, err = run(*arguments, "--out", str(folder))
     assert code == 0, err
     assert contents(folder) == before
+
+
+def test_truths_are_what_they_hold_not_what_they_are_called(run, weights, clip_folder, tmp_path):
+    """Two lists with equal words and names, and other pictures, from anywhere: no SSIM of the one is the other's."""
+    found = []
+    for folder, colour in (("one", "red"), ("other", "blue")):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (40, 30), colour).save(tmp_path / folder / "a.png")
+        path = tmp_path / folder / "list.csv"
+        path.write_text("prompt,image\na red bus,a.png\n")
+        arguments = ("study", "--prompts", str(path), "--images", "--clip", clip_folder, "--steps", "2")
+        out = tmp_path / "out"
+        found.append(run(*arguments, *score(weights=weights)[1:], "--out", str(out))[::2])
+        kept = (out / "alignment.jsonl").read_text()
+    assert found[0][0] == 0, found[0][1]
+    assert (found[1][0], "its truth is another" in found[1][1]) == (2, True)
+    assert len(kept.splitlines()) == 1
 
 
 def test_a_run_is_looked_at_from_its_first_step_on(model):

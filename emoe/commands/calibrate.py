@@ -19,7 +19,7 @@ from emoe.commands.options import (
 from emoe.commands.scored import kept_scores
 from emoe.errors import EmoeError
 from emoe.records import USUAL, Record, RecordFile
-from emoe.terminal import say, show
+from emoe.terminal import many, say, show
 from emoe.whole import check_place
 
 DESCRIPTION = """\
@@ -69,8 +69,8 @@ def _calibrate(options: argparse.Namespace, rows: list[Record], path: Path) -> i
     save_reference(Reference(sorted(values), model.mixture, reading), path)
     scores.path.unlink()
     if len(values) < FEW:
-        say(f"{len(values)} prompts make a rough reference; a few hundred make a good one")
+        say(f"a rough reference, of {many(len(values), 'prompt')}; a few hundred make a good one")
     for share, value in quantiles(values).items():
-        show(f"{value:>11.4g}  at most, for the lowest {share} % of {len(values)} prompts")
+        show(f"{value:>11.4g}  at most, for the lowest {share} % of {many(len(values), 'prompt')}")
     say(f"the reference is {path}")
     return 0

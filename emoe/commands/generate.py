@@ -15,6 +15,7 @@ from emoe.commands.options import (
     add_reference,
     add_weights,
     be_verbose,
+    noises_text,
     reference_of,
     rows_of,
     show_json,
@@ -51,7 +52,9 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=25, help="(default: %(default)s)")
     parser.add_argument("--guidance", type=float, default=7.5, help="1 is none (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the starting noise (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=1, help="average the number over so many (default: %(default)s)")
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="average the number over so many noises (default: %(default)s)"
+    )
     parser.add_argument("--size", type=int, metavar="PIXELS", help="image side (default: the checkpoint's own)")
     add_number(parser)
     parser.add_argument("--maps", action="store_true", help="also draw where the paths disagree over the image")
@@ -143,12 +146,14 @@ class _Table:
         self.begun = False
 
     def write(self, records: list[Record]) -> None:
-        compared = "percentile" in records[0]
+        averaged, compared = "by_seed" in records[0], "percentile" in records[0]
         if not self.begun:
-            show(f"{'uncertainty':>11}  {'percentile  ' * compared}{'images':<7} prompt")
+            noises = f"{'noise by noise':<19}  " * averaged
+            show(f"{'uncertainty':>11}  {noises}{'percentile  ' * compared}{'images':<7} prompt")
             self.begun = True
         for record in records:
             uncertainty = f"{record['uncertainty']:.4g}" if "uncertainty" in record else "-"
             outcome = "halted" if record["halted"] else str(len(record["images"]))
             percentile = f"{record['percentile']:>10.0f}  " if compared else ""
-            show(f"{uncertainty:>11}  {percentile}{outcome:<7} {visible(record['prompt'])}")
+            noises = f"{noises_text(record['by_seed']):<19}  " if averaged else ""
+            show(f"{uncertainty:>11}  {noises}{percentile}{outcome:<7} {visible(record['prompt'])}")

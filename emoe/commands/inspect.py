@@ -73,7 +73,7 @@ def _of_mixture(found: dict[str, Any]) -> Rows:
         ("layers", f"{found['layers']}; paths part at {found['split']}"),
         ("gate", f"{found['gate']}, {found['top']} of {len(experts)} experts"),
         ("predicts", f"{found['prediction']}; {found['size']} pixels"),
-        ("mixture", f"{found['mixture'] or 'known when a score has captured the gate'}, in {found['dtype']}"),
+        ("mixture", f"{found['mixture'] or 'not known here (scores capture the gate)'}, in {found['dtype']}"),
     ]
     for number, expert in enumerate(experts, start=1):
         changed = [f"{lora['source']} ({lora['scale']:g})" for lora in expert["loras"]]

@@ -109,6 +109,11 @@ def route_text(weights: Sequence[float]) -> str:
     return " ".join(f"{i}:{weight:.2f}" for i, weight in enumerate(weights, start=1) if weight)
 
 
+def noises_text(by_seed: Sequence[float]) -> str:
+    """ "4.66 to 240": the least and the largest uncertainty under one noise."""
+    return f"{min(by_seed):.3g} to {max(by_seed):.3g}"
+
+
 def show_json(records: list[Record]) -> None:
     for record in records:
         show(json.dumps(record, ensure_ascii=False))

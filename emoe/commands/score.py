@@ -16,6 +16,7 @@ from emoe.commands.options import (
     add_reference,
     add_weights,
     be_verbose,
+    noises_text,
     reading_of,
     reference_of,
     route_text,
@@ -85,7 +86,7 @@ def _score(options: argparse.Namespace, rows: list[Record], file: RecordFile | N
         reference.check(model.mixture, reading)
     done = file.go_on(model.batch_size(options.batch_size, SCORED)) if file else 0
     if done == len(rows):
-        say(f"{file.path} holds all {done} scores already")
+        say(f"{file.path} holds all {many(done, 'score')} already")
         return 0
     write = file.write if file else show_json if options.json else _Table().write
 
@@ -130,22 +131,15 @@ class _Table:
         if not self.columns:
             self.columns = [key for key in ("uncertainty", "eu", "relative", "aleatoric") if key in records[0]]
             self.width = max(len("route"), len(_route(records[0])))  # every prompt has as many experts
-            noises = [f"{'noise by noise':<19}"] if "by_seed" in records[0] else []
-            verdict = [f"{'more uncertain than':<19}"] if "percentile" in records[0] else []
-            show(
-                "  ".join(
-                    [*(f"{c:>11}" for c in self.columns), *noises, *verdict, f"{'route':<{self.width}}", "prompt"]
-                )
-            )
+            heads = [f"{column:>11}" for column in self.columns]
+            heads += [f"{'noise by noise':<19}"] if "by_seed" in records[0] else []
+            heads += [f"{'more uncertain than':<19}"] if "percentile" in records[0] else []
+            show("  ".join([*heads, f"{'route':<{self.width}}", "prompt"]))
         for record in records:
             cells = [f"{record[column]:>11.4g}" for column in self.columns]
-            cells += [f"{_noises(record):<19}"] if "by_seed" in record else []
+            cells += [f"{noises_text(record['by_seed']):<19}"] if "by_seed" in record else []
             cells += [f"{_verdict(record):<19}"] if "percentile" in record else []
             show("  ".join([*cells, f"{_route(record):<{self.width}}", visible(record["prompt"])]))
-
-
-def _noises(record: Record) -> str:
-    return f"{min(record['by_seed']):.3g} to {max(record['by_seed']):.3g}"
 
 
 def _verdict(record: Record) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from math import isnan
 from pathlib import Path
 
@@ -29,7 +30,7 @@ SEEN = 8  # prompts at a time before the baselines, which run the whole UNet for
 
 @dataclass(frozen=True)
 class Stages:
-    """Of one list, with one mixture. Every stage returns a record a row."""
+    """Of one list, with one mixture. Every stage returns a record a row; those of several ways, of each."""
 
     model: EMoE
     rows: list[Record]
@@ -59,8 +60,9 @@ class Stages:
     def alignment(self, clip: Clip, name: str, drawn: list[Record], truths: Path) -> list[Record]:
         """CLIP score and, where there is a ground truth (in the folder `truths`), SSIM of every prompt's image.
 
-        name: the CLIP's.  drawn: what `images` returned.
+        name: the CLIP's.  drawn: what `images` returned.  Records tell truths by what they hold, as lists may move.
         """
+        marked = [row | ({"truth": _mark(truths / row["image"])} if "image" in row else {}) for row in self.rows]
         same = ("mixture", "vae", "steps", "guidance", "scheduler", "seed", "size")
         told = {"clip_model": name} | {key: drawn[0][key] for key in same}
 
@@ -72,7 +74,7 @@ class Stages:
                 truth = open_truth(truths / row["image"], picture.width) if "image" in row else None
                 yield {"clip": round(score, 4)} | ({} if truth is None else {"ssim": round(ssim(picture, truth), 6)})
 
-        return self._kept("alignment", told, ALIGNED, compute)
+        return self._kept("alignment", told, ALIGNED, compute, rows=marked)
 
     def baselines(self) -> list[Record]:
         """Every other number that needs no training, from the noise of the reading's first seed."""
@@ -129,9 +131,13 @@ class Stages:
         batch_size: int,
         compute: Callable[[int, list[Record]], Iterator[Record]],
         inside: str = "",
+        rows: list[Record] | None = None,
     ) -> list[Record]:
-        """Records of all rows. compute(number of the first, some rows): what is to be kept of each, beside `told`."""
-        path, rows = self.folder / inside / f"{name}.jsonl", self.rows
+        """Records of all rows. compute(number of the first, some rows): what is to be kept of each, beside `told`.
+
+        rows: with what else decides whether a record is this run's.
+        """
+        path, rows = self.folder / inside / f"{name}.jsonl", rows or self.rows
         file = RecordFile(path, rows)
         file.check(told)
         done = file.go_on(batch_size)
@@ -143,6 +149,11 @@ class Stages:
         return RecordFile(path, rows).records
 
 
+def _mark(path: Path) -> str:
+    """Eight digits that tell one file from another."""
+    return sha256(path.read_bytes()).hexdigest()[:8]
+
+
 def _ways(name: str, found: dict[str, Tensor]) -> Iterator[Record]:
     """Several ways' uncertainties, (b,) each, as a record a prompt."""
     values = {way: u.tolist() for way, u in found.items()}
@@ -151,7 +162,7 @@ def _ways(name: str, found: dict[str, Tensor]) -> Iterator[Record]:
 
 
 def _by_way(records: list[Record], name: str) -> dict[str, list[Record]]:
-    """The other way round, once they are kept: a list of records per way."""
+    """Records that hold several ways' uncertainties under `name`, as a list of records per way."""
     return {way: [record | {"uncertainty": record[name][way]} for record in records] for way in records[0][name]}
 
 

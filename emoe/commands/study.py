@@ -27,6 +27,8 @@ from emoe.words import stem_of
 
 if TYPE_CHECKING:
     from emoe.commands.stages import Stages
+    from emoe.generations import Recipe
+    from emoe.scores import Reading
     from emoe.study.ablations import Way
     from emoe.study.alignment import Clip
     from emoe.study.paper import Studied
@@ -69,13 +71,18 @@ def run(options: argparse.Namespace) -> int:
             raise EmoeError(f"--word is {word!r}; name a word, with * at its end if it may go on")
     for text in (*options.word, options.negative, options.template or ""):
         check_text(text)
+    if options.clip == "":
+        raise EmoeError("--clip is empty; name a CLIP on the Hub, or a folder")
     if options.clip is not None and not options.images:
         raise EmoeError("--clip asks how well images fit, and none are drawn; add --images")
     if options.template is not None and (options.prompt or options.prompts is not None):
         raise EmoeError("--template makes its own prompts; leave the others out")
     if options.template is None:
         rows = rows_of(options)
-    from emoe.config import read_weights
+
+    from emoe.config import read_weights  # these take seconds; the mistakes above need not wait
+    from emoe.generations import Recipe
+    from emoe.pipeline import check_batch_size
 
     try:
         from emoe.study import ablations, alignment, columns, paper, templates  # noqa: F401
@@ -90,37 +97,38 @@ def run(options: argparse.Namespace) -> int:
         raise EmoeError("--out is empty; name a folder")
     _ = read_weights(options.weights)  # a mistake there leaves no folder
     options.ablate = ablations.check(options.ablate) if options.ablate is not None else []
-    clip = None
-    if options.images:
-        for row in rows:
-            if "image" in row:
-                alignment.open_truth(_truths(options) / row["image"])
-        clip = alignment.load_clip(options.clip or alignment.usual_clip(options.weights))
-    folder = Path(options.out)
-    asks = {"images": options.images, "ablations": bool(options.ablate)}
-    _make(folder, "tables", *(name for name, needed in asks.items() if needed))
-    with alone(folder / "scores.jsonl"):
-        return _study(options, rows, folder, clip)
-
-
-def _study(options: argparse.Namespace, rows: list[Record], folder: Path, clip: Clip | None) -> int:
-    """Everything that can be found wrong is found before hours are spent."""
-    _ = RecordFile(folder / "scores.jsonl", rows, USUAL)
-
-    from emoe.commands.stages import Stages
-    from emoe.device import enough_memory
-    from emoe.generations import Recipe
-    from emoe.pipeline import EMoE, check_batch_size
-    from emoe.scoring import check_not_empty
-    from emoe.study import ablations
-    from emoe.study.paper import write_report
-
     if options.batch_size is not None:
         check_batch_size(options.batch_size)
     if options.baselines and any(row["negative_prompt"] for row in rows):
         raise EmoeError("--baselines guides away from the empty prompt; leave negative prompts out")
     reading = reading_of(options)
     recipe = Recipe("mixture", steps=options.steps, guidance=options.guidance, seed=options.seed, size=options.size)
+    folder, clip = Path(options.out), None
+    _check(folder, rows)
+    if options.images:
+        for row in rows:
+            if "image" in row:
+                alignment.open_truth(_truths(options) / row["image"])
+        options.clip = options.clip or alignment.usual_clip(options.weights)
+        clip = alignment.load_clip(options.clip)
+    asks = {"tables": True, "images": options.images, "ablations": bool(options.ablate)}
+    for path in (folder, *(folder / name for name, needed in asks.items() if needed)):
+        make_folder(path)
+    with alone(folder / "scores.jsonl"):
+        return _study(options, rows, reading, recipe, folder, clip)
+
+
+def _study(
+    options: argparse.Namespace, rows: list[Record], reading: Reading, recipe: Recipe, folder: Path, clip: Clip | None
+) -> int:
+    """What can be found wrong with the model at hand is found before hours are spent."""
+    from emoe.commands.stages import Stages
+    from emoe.device import enough_memory
+    from emoe.pipeline import EMoE
+    from emoe.scoring import check_not_empty
+    from emoe.study import ablations
+    from emoe.study.paper import write_report
+
     model = EMoE.from_toml(options.weights, device=options.device, dtype=options.dtype)
     reading, recipe = model.at_own_size(reading), model.at_own_size(recipe)
     if options.images:
@@ -139,7 +147,6 @@ def _found(options: argparse.Namespace, stages: Stages, clip: Clip | None, ways:
     """Stage by stage."""
     from emoe.commands.stages import joined
     from emoe.study.ablations import RUNS, SUBSETS
-    from emoe.study.alignment import usual_clip
     from emoe.study.cost import cost
     from emoe.study.paper import Studied
 
@@ -149,10 +156,10 @@ def _found(options: argparse.Namespace, stages: Stages, clip: Clip | None, ways:
     settings = files | asdict(stages.reading) | {"mixture": model.mixture}
     found: dict[str, Any] = {}
     if clip:
-        name, drawn = options.clip or usual_clip(options.weights), stages.images()
-        parts.append(stages.alignment(clip, name, drawn, _truths(options)))
+        drawn = stages.images()
+        parts.append(stages.alignment(clip, options.clip, drawn, _truths(options)))
         parts.append([{"images": record["images"]} for record in drawn])
-        settings |= {"CLIP": name, "guidance": recipe.guidance, "steps": recipe.steps, "vae": model.vae_mark}
+        settings |= {"CLIP": options.clip, "guidance": recipe.guidance, "steps": recipe.steps, "vae": model.vae_mark}
         found["images"] = folder / "images"
     if options.baselines:
         parts.append([{"baselines": record["baselines"]} for record in stages.baselines()])
@@ -176,13 +183,13 @@ def _truths(options: argparse.Namespace) -> Path:
     return Path(options.prompts or "").parent
 
 
-def _make(folder: Path, *inside: str) -> None:
-    """Before hours of scoring, not after. EmoeError for a folder that holds anything but a study."""
-    if folder.is_dir() and not (folder / "scores.jsonl").exists():
+def _check(folder: Path, rows: list[Record]) -> None:
+    """EmoeError for a folder that holds anything but a study of this list: before anything is made or downloaded."""
+    if (folder / "scores.jsonl").exists():
+        _ = RecordFile(folder / "scores.jsonl", rows, USUAL)
+    elif folder.is_dir():
         for path in folder.iterdir():
             if path.is_file() and not path.name.startswith("."):
                 raise EmoeError(f"{folder} holds other things ({path.name}); name a new folder with --out")
-    for path in (folder, *(folder / name for name in inside)):
-        make_folder(path)
-    for name in ("report.html", "report.md"):
+    for name in ("report.html", "report.md") if folder.is_dir() else ():
         check_place(folder / name)

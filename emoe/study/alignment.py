@@ -61,7 +61,7 @@ class PublishedClip:
 
 
 def _at_hand(name: str) -> Path:
-    """A CLIP's folder; from the Hub, every file of it that transformers will open is downloaded."""
+    """A CLIP's folder; from the Hub, its weights and all small files are downloaded into one."""
     folder = open_folder(name)
     names = [file for file in folder.names() if file.endswith((".json", ".txt"))]
     files = [folder.path(file) for file in (*names, *weights(folder, "text_encoder"))]  # which go by the same names

@@ -12,6 +12,7 @@ from PIL import Image
 
 from emoe.images import contact_sheet, in_lines, open_small
 from emoe.records import Record
+from emoe.study.baselines import GATED
 from emoe.study.columns import by_noise, estimates, groups_of, measures, of_group, uncertainties
 from emoe.study.groups import group_means
 from emoe.study.report import any_letters
@@ -21,6 +22,7 @@ WIDE = 100  # times as large: such numbers are shown on a logarithmic scale
 FAR = 10  # the same, of groups' means
 SHOWN = 3  # numbers in one risk-coverage figure, beside the study's own
 OURS = ("uncertainty", "relative")  # means over --seeds; the others are of the first of them
+NOISELESS = ("tokens", *GATED)
 TOLD = {"silence": "silence: how little the prompt changes", "tokens": "tokens: how few the prompt has"}
 SIDES = numpy.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)])  # of a point, for its name
 AWAY = numpy.arange(4, 200, 8)  # a name from its point, in points of print
@@ -87,7 +89,7 @@ def group_points(records: Sequence[Record]) -> Figure:
 
 
 def _name(ax: Axes, names: Sequence[str], points: Array, radii: Array) -> None:
-    """Each name near its point, where it covers no point and no other name; a line leads to one further off.
+    """Each name near its point, covering no point and no other name if it can; a line leads to one further off.
 
     points: (n, 2).  radii: (n,).  Lengths are in points of print.
     """
@@ -120,16 +122,22 @@ def risk(records: Sequence[Record], names: Sequence[str]) -> Figure:
     figure = Figure(figsize=(7, 4))
     ax = figure.add_subplot()
     numbers = estimates(records)
-    noises = by_noise(records)
     for name in ("uncertainty", *names[:SHOWN]):
-        of = "" if noises is None else f" ({len(noises)} noises)" if name in OURS else " (one noise)"
-        ax.plot(*risk_coverage(numbers[name], error), label=TOLD.get(name, name) + of)
+        ax.plot(*risk_coverage(numbers[name], error), label=TOLD.get(name, name) + _noises(records, name))
     best = "best possible order: by the CLIP score itself"
     ax.plot(*risk_coverage(error, error), color="grey", linestyle=":", label=best)
     ax.set_xlabel("share of the prompts that is accepted, from the least uncertain on")
     ax.set_ylabel("mean of 100 - CLIP score")
     ax.legend(**ABOVE)
     return figure
+
+
+def _noises(records: Sequence[Record], name: str) -> str:
+    """Of how many a number is, where the list was scored with several."""
+    noises = by_noise(records)
+    if noises is None or name in NOISELESS:
+        return ""
+    return f" ({len(noises)} noises)" if name in OURS else " (one noise)"
 
 
 def _plain(name: str) -> str:

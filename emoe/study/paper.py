@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from emoe import __version__
+from emoe.prompts import KEPT
 from emoe.records import Record
 from emoe.study import columns, figures, groups, questions, templates
 from emoe.study.report import Report, write_rows
+from emoe.terminal import many
 
 FIRST = " (uncertainty and relative: a mean over noises, the others of the first one alone)"
 SAME = 0.999  # rank correlation of what is one number by two names
@@ -59,8 +61,8 @@ def write_report(found: Studied, folder: Path) -> Path:
 def _settings(report: Report, found: Studied) -> None:
     report.section(
         "What was measured",
-        f"{len(found.records)} prompts (list {_mark(found.records)}), by emoe {__version__}. Uncertainty is the "
-        "variance of the experts' paths at the mid-block, times the square root of its dimensions (or what the "
+        f"{many(len(found.records), 'prompt')} (list {_mark(found.records)}), by emoe {__version__}. Uncertainty is "
+        "the variance of the experts' paths at the mid-block, times the square root of its dimensions (or what the "
         "estimator below says). Only scores of the same settings compare. A low one says that the experts agree, not "
         "that a prompt is known; a high one is a reason to look.",
     )
@@ -69,7 +71,7 @@ def _settings(report: Report, found: Studied) -> None:
 
 def _mark(records: Sequence[Record]) -> str:
     """Eight digits that tell one list from another."""
-    told = [[record.get(key) for key in ("prompt", "negative_prompt", "group", "reference_text")] for record in records]
+    told = [[record.get(key) for key in ("prompt", "negative_prompt", *KEPT)] for record in records]
     return sha256(json.dumps(told).encode()).hexdigest()[:8]
 
 
