@@ -60,3 +60,21 @@ def test_the_hidden_gate(toml, monkeypatch):
     gpu = EMoE.from_toml(path, device="cuda", dtype="float32")
     cpu = EMoE.from_toml(path, device="cpu")  # with the vectors that the GPU has captured
     assert torch.allclose(gpu.score(PROMPTS, size=256).eu, cpu.score(PROMPTS, size=256).eu, rtol=1e-3)
+
+
+def test_the_other_numbers_of_a_study(toml):
+    pytest.importorskip("scipy", reason="needs emoe[study]")
+    from emoe.study.baselines import BASELINES, GATED, classifier_error
+    from emoe.study.observe import observe
+
+    found = []
+    for device in ("cpu", "cuda"):
+        model = EMoE.from_toml(toml, device=device, dtype="float32")
+        text = model.encode(PROMPTS)
+        seen = observe(model, text, model.noise(0, 256), 961, 25, 7.5)
+        numbers = {name: f(seen) for name, f in (BASELINES | GATED).items()}
+        found.append(numbers | {"diffusion classifier": classifier_error(model, text, seen)})
+        scores = model.score(PROMPTS, size=256, seeds=2, estimator="eu-over-answer", read_out="pre")
+        found[-1]["eu over answer"] = scores.uncertainty
+    for name, expected in found[0].items():
+        assert torch.allclose(found[1][name].cpu().double(), expected.double(), rtol=0.01, atol=1e-6), name
