@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -15,8 +14,9 @@ from emoe.records import Record
 from emoe.study.baselines import GATED
 from emoe.study.columns import by_noise, estimates, groups_of, measures, of_group, uncertainties
 from emoe.study.groups import group_means
+from emoe.study.labels import name_points, plain
 from emoe.study.report import any_letters
-from emoe.study.statistics import Array, quartile, risk_coverage
+from emoe.study.statistics import quartile, risk_coverage
 
 WIDE = 100  # times as large: such numbers are shown on a logarithmic scale
 FAR = 10  # the same, of groups' means
@@ -24,10 +24,6 @@ SHOWN = 3  # numbers in one risk-coverage figure, beside the study's own
 OURS = ("uncertainty", "relative")  # means over --seeds; the others are of the first of them
 NOISELESS = ("tokens", *GATED)
 TOLD = {"silence": "silence: how little the prompt changes", "tokens": "tokens: how few the prompt has"}
-SIDES = numpy.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)])  # of a point, for its name
-AWAY = numpy.arange(4, 200, 8)  # a name from its point, in points of print
-ASTRAY, NEVER = 24, 1000  # so much further off is better than nearer to another point; than over something
-LINE = {"arrowstyle": "-", "color": "grey", "shrinkA": 0, "shrinkB": 0}
 SIDE = 192  # pixels of an image
 ABOVE = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False}  # where a legend hides nothing
 
@@ -45,7 +41,7 @@ def distributions(records: Sequence[Record]) -> Figure:
         low, middle, high = numpy.quantile(u, [0.25, 0.5, 0.75])
         ax.plot([low, high], [y, y], color="black", linewidth=2)
         ax.plot(middle, y, "o", color="black")
-    ax.set_yticks(range(len(names)), map(_plain, names))
+    ax.set_yticks(range(len(names)), map(plain, names))
     ax.invert_yaxis()
     every = uncertainties(records)
     if every.min() > 0 and every.max() > WIDE * every.min():
@@ -82,38 +78,10 @@ def group_points(records: Sequence[Record]) -> Figure:
         ax.set_xscale("log")
     ax.margins(0.1)
     with any_letters():
-        _name(ax, [row["group"] for row in rows], numpy.column_stack([u, clip]), numpy.sqrt(area) / 2)
+        name_points(ax, [row["group"] for row in rows], numpy.column_stack([u, clip]), numpy.sqrt(area) / 2)
     ax.set_xlabel("mean uncertainty")
     ax.set_ylabel("mean CLIP score")
     return figure
-
-
-def _name(ax: Axes, names: Sequence[str], points: Array, radii: Array) -> None:
-    """Each name near its point, covering no point and no other name if it can; a line leads to one further off.
-
-    points: (n, 2).  radii: (n,).  Lengths are in points of print.
-    """
-    ax.autoscale_view()  # else points are not yet where they will be
-    scale = 72 / ax.figure.dpi
-    centres, frame = ax.transData.transform(points) * scale, ax.bbox.get_points() * scale
-    taken = numpy.stack([centres - radii[:, None], centres + radii[:, None]])  # (2, boxes, 2): low and high corners
-    style = {"textcoords": "offset points", "ha": "center", "va": "center"}
-    for own, (name, point, centre, radius) in enumerate(zip(names, points, centres, radii, strict=True)):
-        text = ax.annotate(_plain(name), point, xytext=(0, 0), **style)
-        half = text.get_window_extent().size * scale / 2
-        edges = (radius + AWAY)[:, None, None] * SIDES  # (distances, sides, 2), from the point
-        middles = edges + half * SIDES
-        low, high = centre + middles - half, centre + middles + half
-        covers = ((low[..., None, :] < taken[1]) & (high[..., None, :] > taken[0])).all(axis=-1).any(axis=-1)
-        outside = ((low < frame[0]) | (high > frame[1])).any(axis=-1)
-        gaps = numpy.linalg.norm(centre + edges - centres[:, None, None], axis=-1)  # (points, distances, sides)
-        astray = gaps.argmin(axis=0) != own  # looks like another point's name
-        cost = AWAY[:, None] + ASTRAY * astray + NEVER * (covers | outside)
-        best = numpy.unravel_index(cost.argmin(), cost.shape)
-        text.set_position(middles[best])
-        taken = numpy.append(taken, [[low[best]], [high[best]]], axis=1)
-        if best[0] > 0:
-            ax.annotate("", point, xytext=edges[best], arrowprops=LINE, **style)
 
 
 def risk(records: Sequence[Record], names: Sequence[str]) -> Figure:
@@ -138,11 +106,6 @@ def _noises(records: Sequence[Record], name: str) -> str:
     if noises is None or name in NOISELESS:
         return ""
     return f" ({len(noises)} noises)" if name in OURS else " (one noise)"
-
-
-def _plain(name: str) -> str:
-    """A name that holds dollar signs is no formula."""
-    return name.replace("$", r"\$")
 
 
 def gallery(rows: Sequence[Record], folder: Path) -> Image.Image:
