@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy
 import pytest
 import torch
 from PIL import Image
+from server import hub, serve
 from transformers import CLIPModel
 
 from emoe.errors import EmoeError
@@ -32,6 +35,20 @@ def test_the_score_is_the_cosine_of_the_two_towers(clip_folder):
 def test_a_clip_that_is_not_there(tmp_path):
     with pytest.raises(EmoeError, match="cannot load CLIP"):
         load_clip(str(tmp_path))
+
+
+def test_a_clip_on_the_hub(at, clip_folder):
+    """In one line where there is none; what other frameworks would load is left there."""
+    held = {path.name: path.read_bytes() for path in Path(clip_folder).iterdir()}
+    with serve(hub({"some-one/clip": held | {"flax_model.msgpack": b"x", "README.md": b"x"}})) as site:
+        at(site.url)
+        found = load_clip("some-one/clip").score([picture(0)], ["a red bus"])
+        asked = {request.path.rpartition("/")[2] for request in site.requests}
+        with pytest.raises(EmoeError, match=r"cannot load CLIP some-one/none, name another with --clip: .*not exist"):
+            load_clip("some-one/none")
+    assert torch.equal(found, load_clip(clip_folder).score([picture(0)], ["a red bus"]))
+    assert "model.safetensors" in asked
+    assert not {"flax_model.msgpack", "README.md"} & asked
 
 
 def test_each_mixture_has_its_clip():

@@ -6,12 +6,10 @@ from itertools import combinations
 
 import numpy
 import pytest
-from PIL import Image
 
 pytest.importorskip("matplotlib", reason="needs emoe[study]")
 
 from emoe.commands.demo import DRAWN, _is_clear, _told
-from emoe.images import contact_sheet, in_lines
 from emoe.miniature.world import World
 from emoe.study.figures import by_quarter, group_points, risk
 
@@ -48,22 +46,6 @@ def test_what_a_figure_says_of_its_numbers():
     assert told[2].endswith("(one noise)")
     assert told[3] == "tokens: how few the prompt has"
     assert "best possible" in best
-
-
-def test_labels_of_several_lines():
-    text = "a small red circle on the left and a large blue star on the right"
-    lines = in_lines(text, 120, 3).split("\n")
-    assert len(lines) == 3
-    assert " ".join(lines) == text  # broken between words, nothing lost
-    assert in_lines("short", 120, 3) == "short"
-    assert in_lines("赤" * 60, 120, 2).replace("\n", "") == "赤" * 60  # no words to break between
-
-
-def test_a_sheet_makes_room_for_its_labels_and_no_more():
-    cell = Image.new("RGB", (8, 8))
-    one, two = (contact_sheet([("", [cell])], [head], cell=64).height for head in ("a", "a\nb"))
-    labelled = contact_sheet([("a prompt", [cell])], ["a"], cell=64).height
-    assert 0 < two - one == labelled - one  # a line each
 
 
 def test_the_demo_draws_scenes_that_are_told_to_be_clear():

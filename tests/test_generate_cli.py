@@ -9,17 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy
 import pytest
-import torch
 from conftest import hear_sigint, needs_proc
 from PIL import Image
 
 from emoe import EMoE
 from emoe.gallery import slug
-from emoe.images import contact_sheet, draw_map, save_png, to_images
+from emoe.images import save_png
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 
@@ -346,54 +343,3 @@ def test_ctrl_c_keeps_what_is_finished(weights, tmp_path):
 )
 def test_names_are_legal_everywhere(prompt, expected):
     assert slug(prompt) == expected
-
-
-def test_pixels_are_rounded_and_cut_off():
-    values = torch.tensor([-2, -1, 0, 0.999, 1, 2])
-    image = to_images(SimpleNamespace(decode=lambda z: values.expand(1, 3, 1, -1)), torch.zeros(1, 4, 1, 1))[0]
-    assert numpy.array(image)[0].tolist() == [[value] * 3 for value in (0, 0, 128, 255, 255, 255)]
-
-
-def test_a_map_is_red_where_the_paths_disagree():
-    image = Image.new("RGB", (64, 64), (200, 100, 50))  # its colours are left out
-    uncertainty = torch.zeros(8, 8)
-    uncertainty[1, 6] = 5.0
-    pixels = numpy.array(draw_map(image, uncertainty)).astype(int)
-    redness = pixels[..., 0] - pixels[..., 1]
-    row, column = divmod(int(redness.argmax()), 64)
-    assert (row // 8, column // 8) == (1, 6)
-    assert abs(redness[40:, :30]).max() == 0
-    assert numpy.array(draw_map(image, torch.ones(8, 8))).shape == (64, 64, 3)  # all the same: nothing to show
-
-
-def test_a_contact_sheet_has_a_row_a_prompt_and_a_column_an_expert():
-    colours = [["red", "green"], ["blue", "yellow"], ["black", "white"]]
-    rows = [("label " * 100, [Image.new("RGB", (64, 64), c) for c in row]) for row in colours]
-    sheet = contact_sheet(rows, ["one", "two " * 100])
-    inside = [[sheet.getpixel((136 + 264 * j, 28 + 284 * i + 20 + 128)) for j in range(2)] for i in range(3)]
-    assert inside == [[Image.new("RGB", (1, 1), c).getpixel((0, 0)) for c in row] for row in colours]
-
-
-def test_the_labels_of_a_contact_sheet_stay_in_their_place():
-    rows = [(label, [Image.new("RGB", (64, 64), "white")] * 2) for label in ("long\n" * 100, "short")]
-    ink = numpy.array(contact_sheet(rows, ["wide " * 100, "b"]).convert("L")) < 128
-    tops = [0, *(28 + 284 * i for i in range(2))]
-    assert [ink[top : top + 20].any() for top in tops] == [True] * 3
-    assert not ink[:20, 264:272].any()  # between the columns
-    assert not ink[:, -8:].any()
-    assert ink.sum() == sum(ink[top : top + 20].sum() for top in tops)
-
-
-def test_a_png_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    from emoe.errors import EmoeError
-
-    path = tmp_path / "a.png"
-    save_png(Image.new("RGB", (8, 8)), path, {"prompt": "赤いバス\n"})
-    before = path.read_bytes()
-    with Image.open(path) as image:
-        assert json.loads(image.text["emoe"]) == {"prompt": "赤いバス\n"}
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(13, "Permission denied")))
-    with pytest.raises(EmoeError, match="Permission denied"):
-        save_png(Image.new("RGB", (8, 8), "red"), path, {})
-    assert path.read_bytes() == before
-    assert names(tmp_path) == ["a.png"]

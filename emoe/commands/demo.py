@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from emoe.commands.options import be_verbose
 from emoe.errors import EmoeError
+from emoe.progress import progress
 from emoe.terminal import say, show
 from emoe.whole import check_place
 
@@ -38,9 +38,7 @@ def run(options: argparse.Namespace) -> int:
     be_verbose(options)
     path = Path(options.out)
 
-    from tqdm import tqdm  # these take seconds
-
-    from emoe.generations import Recipe
+    from emoe.generations import Recipe  # these take seconds
     from emoe.images import check_ours, contact_sheet, save_png
     from emoe.miniature import GUIDANCE
     from emoe.miniature.languages import caption
@@ -61,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     shown = [i for i, (scene, _) in enumerate(told) if _is_clear(scene)][:DRAWN]
     show(f"{'language':<10} {'captions in training':>20}  {'median uncertainty':>18}  first prompt")
     columns, records = {}, []
-    with tqdm(total=len(world.languages), unit="language", disable=not sys.stderr.isatty()) as bar:
+    with progress(len(world.languages), "language") as bar:
         for language, coverage in world.languages.items():
             prompts = [caption(scene, replace(mention, language=language)) for scene, mention in told]
             scored = model.stream(prompts, reading=reading, batch_size=SCENES)

@@ -14,7 +14,7 @@ from emoe.terminal import show, visible
 DESCRIPTION = """\
 Says what a checkpoint is, what it holds and lacks, and whether emoe can use it. Sources are those of weights.toml;
 what is not here yet is downloaded, and every tensor is read. Of a weights.toml: what mixture it makes, loaded as for a
-score, how far apart its experts' weights are, and how the gate tells their own descriptors apart (--device, --dtype).
+score, how far apart its experts' weights are, and how the gate tells their own descriptors apart.
 """
 
 
