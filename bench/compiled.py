@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from card import show
 from measure import side_by_side
-from networks import inputs, random_unet, read_options
+from networks import inputs, random_unet, read_options, twin
 from torch import Tensor
 
 from emoe.heap import keep_freed_memory
-from emoe.moe import mix
 from emoe.route import PromptRoute
 from emoe.unet import UNet, UNetConfig
 from emoe.unet.attention import FeedForward
@@ -60,7 +59,7 @@ def main() -> None:
     for name, (make, freezing) in ways.items():
         torch._dynamo.reset()  # what was compiled belongs to the code, not to a network
         with torch._inductor.config.patch(freezing=freezing), torch.inference_mode():
-            new = make(twin(unet))
+            new = make(twin(unet, EXPERTS))
             reference, start = trunk(unet), time.perf_counter()
             far = float((trunk(new) - reference).abs().max() / reference.abs().max())
             first, start = time.perf_counter() - start, time.perf_counter()
@@ -86,14 +85,6 @@ def main() -> None:
         size=x.shape[-1] * 8,
         dtype=str(to["dtype"]),
     )
-
-
-def twin(unet: UNet) -> UNet:
-    """Another module over the same tensors."""
-    with torch.device("meta"):
-        new = mix(UNet(unet.config), EXPERTS, gated=True)
-    new.load_state_dict(unet.state_dict(), strict=True, assign=True)
-    return new.eval().requires_grad_(False)
 
 
 def by_parts(unet: UNet) -> UNet:

@@ -33,6 +33,14 @@ def random_unet(config: UNetConfig, experts: int = 0, layers: str = "all", **to:
     return unet.eval().requires_grad_(False)
 
 
+def twin(unet: UNet, experts: int) -> UNet:
+    """Another module over the same tensors, of mixtures of so many experts."""
+    with torch.device("meta"):
+        new = mix(UNet(unet.config), experts, gated=True)
+    new.load_state_dict(unet.state_dict(), strict=True, assign=True)
+    return new.eval().requires_grad_(False)
+
+
 def random_text(small: bool, device: torch.device) -> TextEncoder:
     """SD1.5's text encoder."""
     torch.manual_seed(0)

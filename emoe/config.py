@@ -189,7 +189,7 @@ def check(weights: Weights) -> None:
             f"same; choose {' or '.join(map(repr, SPLITS[weights.layers]))}",
         )
     if weights.top and weights.top > count:
-        raise wrong("top", f"is {shown(weights.top)}, but there are {count} experts; choose 1 to {count}")
+        raise wrong("top", f"is {shown(weights.top)}, more than there are experts; choose 1 to {count}")
     if weights.gate == "uniform" and weights.top not in (None, count):
         raise wrong("top", f"is {shown(weights.top)}, but gate = 'uniform' uses all {count} experts; delete it")
     if weights.gate != "prompt" and weights.temperature != 1.0:

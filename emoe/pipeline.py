@@ -176,7 +176,7 @@ def _pairs(prompts: str | Sequence[str], negative: str | Sequence[str] | None) -
     negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
     if len(negatives) != len(prompts):
         raise EmoeError(
-            f"there are {len(prompts)} prompts and {len(negatives)} negative prompts; give one, or one each"
+            f"prompts and negative prompts differ in number ({len(prompts)}, {len(negatives)}); give one, or one each"
         )
     for text in (*prompts, *negatives):
         check_text(text)

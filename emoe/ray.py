@@ -32,6 +32,7 @@ from emoe.pipeline import EMoE
 from emoe.prompts import COLUMNS, read_prompt, warn_of_others
 from emoe.records import Record
 from emoe.scores import Reading
+from emoe.terminal import many
 
 SPARE = 2  # CPUs for Ray's own tasks, without which models that take all the others would wait for input for ever
 LOOKED_AT = 100  # records of every part, before a run goes on
@@ -208,10 +209,10 @@ def _check(out: str, total: int) -> None:
     there = pyarrow.dataset.dataset(out, schema=pyarrow.schema(SETTINGS), format="parquet")
     if (count := there.count_rows()) != total:
         why = "some ids come twice; give each its own" if count < total else "other lists' too; name another --out"
-        raise EmoeError(f"{out} holds {count} records of {total} prompts: {why}")
+        raise EmoeError(f"{out} holds {many(count, 'record')} of {many(total, 'prompt')}: {why}")
     others = pyarrow.dataset.field("mixture") != _one_of(out)["mixture"]
     if count := there.count_rows(filter=others):
-        raise EmoeError(f"{count} records in {out} are of another mixture: machines that hold different weights")
+        raise EmoeError(f"{many(count, 'record')} in {out} came of another mixture: machines that hold different weights")
 
 
 @contextmanager

@@ -125,7 +125,7 @@ def test_a_tokenizer_is_found_from_the_copy_too(states, tmp_path):
 def test_the_command(run, tmp_path):
     to = tmp_path / "locked.toml"
     code, _, err = run("lock", "--weights", "miniature", "--out", str(to))
-    assert (code, err) == (0, f"emoe: {len(read_weights(to).sha256)} files are held to their hashes by {to}\n")
+    assert (code, err) == (0, f"emoe: {to} holds {len(read_weights(to).sha256)} files to their hashes\n")
     scored = [run("score", "--weights", name, "a red circle", "--json")[1] for name in ("miniature", str(to))]
     assert scored[0] == scored[1]
 

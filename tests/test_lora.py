@@ -138,6 +138,18 @@ def test_spellings(states, tmp_path, spelling):
         assert torch.allclose(found.delta(layer), up @ down, rtol=1e-4, atol=3e-3 if spelling == "float16" else 1e-6)
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("number", [int, float])
+def test_pickled_alphas_of_pythons_own(states, tmp_path, number, wrapped):
+    lora = matrices(states[0], only=f"{ATTN}.to_q")
+    (pair,) = lora.values()
+    tensors = kohya(f"{ATTN}.to_q", *pair)
+    pickled = tensors | {f"{HEAD}.alpha": number(3 * RANK)}
+    torch.save({"state_dict": pickled} if wrapped else pickled, tmp_path / "style.pt")
+    found = open_lora(str(tmp_path / "style.pt")).parts["lora"]
+    assert torch.allclose(found.delta(f"{ATTN}.to_q"), 3 * pair[1] @ pair[0], rtol=1e-4)
+
+
 def test_an_expert_with_a_lora_is_the_merged_checkpoint(states, files, tmp_path):
     """And all that is not mixed is the base's."""
     lora = matrices(states[0])

@@ -304,6 +304,8 @@ def test_what_a_prompt_costs(model):
     [
         (("a", "--ablate", "weather"), "--ablate 'weather'"),
         (("a", "--clip", "x"), "add --images"),
+        (("a", "--guidance", "3"), "add --images or --baselines"),
+        (("a", "--guidance", "3", "--ablate", "gate,split"), "add --images or --baselines"),
         (("a", "--template", "{a|b}", "--seeds", "6"), "leave the others out"),
         (("--template", "a bus", "--seeds", "6"), "has no slots"),
         (("--template", "{a|b}"), "set --seeds"),

@@ -225,6 +225,7 @@ def unwrap(tree: object) -> dict:
 def flatten(tree: dict) -> Iterator[tuple[str, Tensor]]:
     """Tensors in nested dicts and lists (embeddings, IP-Adapters, hypernetworks), by dotted name.
 
+    So are the alphas that some LoRAs keep as Python's numbers.
     Asks `dict` itself: a pickle can give an OrderedDict an `items` of its own.
     """
     seen: set[int] = set()  # some files hold themselves
@@ -232,6 +233,8 @@ def flatten(tree: dict) -> Iterator[tuple[str, Tensor]]:
     def walk(node: object, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
         if isinstance(node, Tensor):
             yield prefix.removeprefix("module."), node.detach()  # the prefix of models trained on several GPUs
+        elif type(node) in (int, float) and prefix.endswith(".alpha"):
+            yield prefix, torch.tensor(float(node))
         elif isinstance(node, dict | list | tuple) and depth < 6 and id(node) not in seen:
             seen.add(id(node))
             for key, value in dict.items(node) if isinstance(node, dict) else enumerate(node):

@@ -8,7 +8,7 @@ from typing import Any
 
 from emoe.commands.options import add_weights
 from emoe.errors import EmoeError
-from emoe.terminal import say
+from emoe.terminal import many, say
 from emoe.whole import check_place, whole
 
 DESCRIPTION = """\
@@ -39,5 +39,5 @@ def run(options: argparse.Namespace) -> int:
     locked = lock(read_weights(options.weights), path)
     with whole(path) as new:
         new.write_text(to_toml(locked), encoding="utf-8")
-    say(f"{len(locked.sha256)} files are held to their hashes by {path}")
+    say(f"{path} holds {many(len(locked.sha256), 'file')} to their hashes")
     return 0

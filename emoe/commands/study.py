@@ -47,7 +47,7 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="DIR", required=True, help="scores, report.html, report.md, tables")
     parser.add_argument("--images", action="store_true", help="draw every prompt, and ask CLIP how well images fit")
     parser.add_argument("--clip", metavar="NAME", help="on the Hub or a folder (default: openai/clip-vit-base-patch16)")
-    parser.add_argument("--guidance", type=float, default=7.5, help="of images, baselines (default: %(default)s)")
+    parser.add_argument("--guidance", type=float, help="of images, baselines, --ablate latent and run (default: 7.5)")
     parser.add_argument(
         "--baselines", action="store_true", help="also other numbers of the same noise, and which is best"
     )
@@ -99,10 +99,13 @@ def run(options: argparse.Namespace) -> int:
     options.ablate = ablations.check(options.ablate) if options.ablate is not None else []
     if options.batch_size is not None:
         check_batch_size(options.batch_size)
+    guided = {} if options.guidance is None else {"guidance": options.guidance}
+    if guided and not (options.images or options.baselines or set(options.ablate) & set(ablations.RUNS)):
+        raise EmoeError("--guidance is of images and baselines, and there are none; add --images or --baselines")
     if options.baselines and any(row["negative_prompt"] for row in rows):
         raise EmoeError("--baselines guides away from the empty prompt; leave negative prompts out")
     reading = reading_of(options)
-    recipe = Recipe("mixture", steps=options.steps, guidance=options.guidance, seed=options.seed, size=options.size)
+    recipe = Recipe("mixture", steps=options.steps, seed=options.seed, size=options.size, **guided)
     folder, clip = Path(options.out), None
     _check(folder, rows)
     if options.images:
