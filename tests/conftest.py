@@ -121,6 +121,13 @@ def model(base: UNet, experts: list[UNet], text: TextEncoder) -> EMoE:
     return EMoE(mixture_of(base, experts), text, gate)
 
 
+@pytest.fixture(scope="session")
+def equal(base: UNet, experts: list[UNet], text: TextEncoder) -> EMoE:
+    """Four copies of one expert."""
+    gate = PromptGate(text(POSITIVE), text(NEGATIVE), top=2)
+    return EMoE(mixture_of(base, experts[:1] * 4), text, gate)
+
+
 def uniform_model(base: UNet, experts: list[UNet], text: TextEncoder, **settings) -> EMoE:
     return EMoE(mixture_of(base, experts), text, UniformGate(len(experts)), **settings)
 

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import math
 
-import coverage_estimators as estimators
 import pytest
 import torch
-from conftest import NEGATIVE, POSITIVE, mixture_of, random_unet, uniform_model
+from conftest import uniform_model
 from coverage_baselines import CALIBRATED, calibration, saturated, unheard
-from coverage_estimators import look
 from torch import Tensor
 
-from emoe.errors import EmoeError
-from emoe.gate import PromptGate
-from emoe.pipeline import EMoE
 from emoe.schedule import BARS, after, noise, posterior_mean, posterior_sigma
-from emoe.scores import Reading
 from emoe.study import baselines
 from emoe.study.baselines import BASELINES, GATED, classifier_error, paide
 from emoe.study.observe import Observed, observe
@@ -30,62 +24,16 @@ def seen(model) -> Observed:
     return observe(model, model.encode(PROMPTS), model.noise(0))
 
 
-@pytest.fixture(scope="module")
-def equal(base, text) -> EMoE:
-    """Four copies of one expert."""
-    gate = PromptGate(text(POSITIVE), text(NEGATIVE), top=2)
-    return EMoE(mixture_of(base, [random_unet(1)] * 4), text, gate)
-
-
 # What a forward shows ------------------------------------------------------------------------------------------------
 
 
-def test_both_ways_of_looking_are_the_score(model, seen):
-    scores = model.score(PROMPTS, batch_size=5)
-    trunk = look(model, model.encode(PROMPTS), model.noise(0), 961)
-    for m_post in (seen.m_post, trunk.m_post):
-        assert torch.allclose(baselines.variance(m_post), scores.eu, rtol=1e-4)
-    part = estimators.parts(trunk.m_post, torch.zeros(4, 1, 1, 1, 1))
-    assert torch.allclose(estimators.ESTIMATORS["eu"](part), scores.eu, rtol=1e-4)
-    assert torch.allclose(estimators.ESTIMATORS["relative"](part), scores.relative, rtol=1e-4)
+def test_what_is_observed_is_what_is_scored(model, seen):
+    assert torch.allclose(baselines.variance(seen.m_post), model.score(PROMPTS, batch_size=5).eu, rtol=1e-4)
     pre = model.score(PROMPTS, batch_size=5, read_out="pre").eu
     assert torch.allclose(BASELINES["Var(m_pre)"](seen), pre, rtol=1e-4)
     text, z = model.encode(PROMPTS), model.noise(0).expand(5, -1, -1, -1)
     noises = model.unet(z, torch.tensor([961]), text.states, model.route(text, None)).prediction.reshape(4, 5, -1)
     assert torch.allclose(BASELINES["Var(noise)"](seen), baselines.variance(noises), rtol=1e-4)  # without guidance
-
-
-def test_the_score_over_the_answer(model):
-    asked = {"estimator": "eu-over-answer", "read_out": "pre", "seed": 3, "seeds": 2}
-    scores = model.score(PROMPTS, batch_size=2, **asked)
-    seeds = []
-    for seed in (3, 4):
-        z = model.noise(seed)
-        here, empty = (look(model, model.encode(texts), z, 961).m_pre for texts in (PROMPTS, [""]))
-        seeds.append(estimators.parts(here, empty))
-    part = estimators.join(seeds)
-    assert torch.allclose(scores.uncertainty, estimators.ESTIMATORS["eu over answer"](part), rtol=1e-4)
-    plain = model.score(PROMPTS, batch_size=5, **asked | {"estimator": "eu"})
-    assert torch.equal(plain.eu, model.score(PROMPTS, batch_size=5, **asked).eu)  # the other numbers stay
-    assert (plain.uncertainty / scores.uncertainty).std() > 0
-
-
-def test_an_empty_prompt_has_no_answer(model):
-    with pytest.raises(EmoeError, match="is empty"):
-        model.score(["a red bus", "  "], estimator="eu-over-answer", batch_size=2)
-
-
-def test_an_empty_prompt_is_found_before_anything_is_scored(model, monkeypatch):
-    """Though it is of the last batch."""
-    monkeypatch.setattr("emoe.unet.UNet.forward", lambda *_, **__: pytest.fail("the network was run"))
-    with pytest.raises(EmoeError, match="is empty"):
-        next(model.stream(["a red bus", "a", "  "], reading=Reading(estimator="eu-over-answer"), batch_size=1))
-
-
-def test_no_answer_is_no_number(model, monkeypatch):
-    monkeypatch.setattr("emoe.scoring.effect", lambda m, empty: torch.zeros(m.shape[2], len(m)))
-    with pytest.raises(EmoeError, match="not finite"):
-        model.score("a red bus", estimator="eu-over-answer")
 
 
 def test_the_observed_step_is_the_runs_first(model, seen):
@@ -97,13 +45,6 @@ def test_the_observed_step_is_the_runs_first(model, seen):
     after = baselines.next_latents(seen)
     assert torch.allclose(after, first.latents, atol=1e-4)
     assert torch.allclose(seen.m_post, first.m_post, atol=1e-4)
-
-
-def test_a_batch_may_start_anywhere(model):
-    text, z = model.encode(PROMPTS[:2]), torch.cat([noise(s, (1, 4, 16, 16)) for s in (1, 2)])
-    both = look(model, text, z, 481)
-    alone = look(model, model.encode(PROMPTS[1:2]), z[1:], 481)
-    assert torch.allclose(both.m_post[:, 1:], alone.m_post, atol=1e-5)
 
 
 # By hand -------------------------------------------------------------------------------------------------------------
@@ -214,14 +155,9 @@ def test_the_median_distance_scales_to_one(model, seen):
 
 
 def test_equal_experts_give_nothing(equal):
-    text, z = equal.encode(PROMPTS), equal.noise(0)
-    found = observe(equal, text, z)
+    found = observe(equal, equal.encode(PROMPTS), equal.noise(0))
     for name in ("Var(m_pre)", "Var(m_post)", "Var(z)", "Var(noise)", "mean W2", "PaiDE KL, D/d"):
         assert BASELINES[name](found).abs().max() < 1e-8, name
-    m, empty = look(equal, text, z, 961).m_post, look(equal, equal.encode([""]), z, 961).m_post
-    part = estimators.parts(m, empty)
-    for name in set(estimators.ESTIMATORS) - {"silence"}:
-        assert estimators.ESTIMATORS[name](part).abs().max() < 1e-5, name
 
 
 def test_mean_w2_ranks_as_the_latents_variance(seen):
@@ -268,75 +204,6 @@ def test_the_classifiers_error(model, seen):
     z = bar**0.5 * seen.unguided.image.mean(dim=0) + (1 - bar) ** 0.5 * fresh
     out = model.unet(z, torch.tensor([481]), text.states, model.route(text, None, split=False)).prediction
     assert torch.allclose(error, (out - fresh).square().mean(dim=(1, 2, 3)), rtol=1e-4)
-
-
-# Estimators ----------------------------------------------------------------------------------------------------------
-
-
-def test_estimators_by_hand():
-    m = torch.tensor([[3.0, 4.0], [4.0, 3.0]]).reshape(2, 1, 2, 1, 1)  # two paths, two channels
-    empty = torch.tensor([[3.0, 0.0], [0.0, 3.0]]).reshape(2, 1, 2, 1, 1)
-    found = {name: f(estimators.parts(m, empty)).item() for name, f in estimators.ESTIMATORS.items()}
-    assert found == pytest.approx(
-        {
-            "eu": 0.25,
-            "relative": 0.25 / 3.5**2,
-            "by channel": 0.25 / 3.5**2,
-            "angle": 1 - 24 / 25,
-            "answer": 4.0,  # what the prompt changes: (0, 4) and (4, 0)
-            "relative answer": 1.0,
-            "answer's angle": 1.0,
-            "eu over answer": 0.25 / 4,
-            "silence": -4.0,
-        },
-        abs=1e-6,
-    )
-
-
-def test_more_pixels_of_the_same_change_nothing():
-    torch.manual_seed(0)
-    m, empty = torch.randn(4, 3, 8, 2, 2), torch.randn(4, 1, 8, 2, 2)
-    before, after = estimators.parts(m, empty), estimators.parts(*(x.repeat(1, 1, 1, 3, 2) for x in (m, empty)))
-    for name, of in estimators.ESTIMATORS.items():
-        assert torch.allclose(of(before), of(after), rtol=1e-4), name
-
-
-def test_what_all_prompts_share_does_not_count():
-    """An expert that shifts every prompt alike, the empty one too, changes eu and not the answer."""
-    torch.manual_seed(0)
-    m, empty, shift = torch.randn(4, 3, 8, 2, 2), torch.randn(4, 1, 8, 2, 2), torch.randn(4, 1, 8, 2, 2)
-    before, after = estimators.parts(m, empty), estimators.parts(m + shift, empty + shift)
-    assert torch.allclose(before["answer's variance"], after["answer's variance"], rtol=1e-4)
-    assert not torch.allclose(before["variance"], after["variance"], rtol=1e-2)
-
-
-def test_relative_numbers_are_free_of_scale():
-    torch.manual_seed(0)
-    m, empty = torch.randn(4, 3, 8, 2, 2), torch.randn(4, 1, 8, 2, 2)
-    before, after = estimators.parts(m, empty), estimators.parts(9 * m, 9 * empty)
-    for name in ("relative", "by channel", "angle", "relative answer", "answer's angle", "eu over answer"):
-        of = estimators.ESTIMATORS[name]
-        assert torch.allclose(of(before), of(after), rtol=1e-3, atol=1e-5), name
-
-
-def test_several_seeds_are_the_means_of_their_parts(model):
-    text = model.encode(PROMPTS)
-    found = []
-    for seed in (0, 1):
-        z = model.noise(seed)
-        found.append(estimators.parts(look(model, text, z, 961).m_post, look(model, model.encode([""]), z, 961).m_post))
-    scores = model.score(PROMPTS, seeds=2, batch_size=5)
-    joined = estimators.join(found)
-    assert torch.allclose(estimators.ESTIMATORS["eu"](joined), scores.eu, rtol=1e-4)
-    assert torch.allclose(estimators.ESTIMATORS["relative"](joined), scores.relative, rtol=1e-4)
-
-
-def test_the_experts_order_does_not_matter():
-    torch.manual_seed(0)
-    m, empty, order = torch.randn(4, 3, 8, 2, 2), torch.randn(4, 1, 8, 2, 2), [2, 0, 3, 1]
-    before, after = estimators.parts(m, empty), estimators.parts(m[order], empty[order])
-    for name, of in estimators.ESTIMATORS.items():
-        assert torch.allclose(of(before), of(after), rtol=1e-4), name
 
 
 def test_a_v_predicting_base_is_read_as_one(base, experts, text):
