@@ -16,7 +16,7 @@ from emoe.checkpoint.hashes import check_hash, check_hashes
 from emoe.checkpoint.layout import Folder
 from emoe.checkpoint.load_text import load_text
 from emoe.checkpoint.load_unet import brought, build, load_mixture, load_unet
-from emoe.checkpoint.load_vae import load_vae, pixels_told
+from emoe.checkpoint.load_vae import downsampling_told, load_vae
 from emoe.checkpoint.lora import with_loras
 from emoe.checkpoint.open import examine, open_checkpoint, open_folder, part_config, reach
 from emoe.checkpoint.open_lora import open_lora
@@ -24,11 +24,11 @@ from emoe.checkpoint.parts import Checkpoint
 from emoe.checkpoint.source import plain
 from emoe.config import Expert, Weights, check, undecidable
 from emoe.errors import EmoeError, about
-from emoe.gate import Gate, HiddenGate, PromptGate, UniformGate
+from emoe.gate import Gate, HiddenGate, PromptGate, UniformGate, phi
 from emoe.gate_vectors import gate_vectors
 from emoe.moe import alike
 from emoe.segmoe import completed
-from emoe.text import TextEncoder
+from emoe.text import TextEncoder, TextStates
 from emoe.unet import UNet
 from emoe.vae import VAE
 
@@ -48,7 +48,7 @@ class Assembled(NamedTuple):
     experts: tuple[Expert, ...]  # names and descriptors
     prediction: str  # what the base was trained to predict: "epsilon" or "v"
     load_vae: Callable[[], VAE]
-    pixels: int  # image pixels per latent pixel, along a side
+    downsampling: int  # image pixels per latent pixel, along a side
 
 
 def assemble(weights: Weights, device: torch.device, dtype: torch.dtype) -> Assembled:
@@ -62,7 +62,7 @@ def assemble(weights: Weights, device: torch.device, dtype: torch.dtype) -> Asse
     weights = completed(weights, base) if weights.segmoe else weights
     check(weights)
 
-    pixels = _pixels(weights, base)
+    downsampling = _downsampling(weights, base)
     text = _text(weights, base, device)
     gate = _gate(weights, text)
     if weights.segmoe:
@@ -75,7 +75,7 @@ def assemble(weights: Weights, device: torch.device, dtype: torch.dtype) -> Asse
     _warn_of_likeness(unet, weights)
     split = weights.split or ("ff" if weights.layers == "ff" else "attn2")
     load_vae = partial(_vae, weights, base, device, dtype)
-    return Assembled(unet, text, gate, split, weights.experts, base.prediction, load_vae, pixels)
+    return Assembled(unet, text, gate, split, weights.experts, base.prediction, load_vae, downsampling)
 
 
 def _sources(weights: Weights) -> Iterator[tuple[str, str, str]]:
@@ -174,7 +174,7 @@ def _vae(weights: Weights, base: Checkpoint, device: torch.device, dtype: torch.
     return vae
 
 
-def _pixels(weights: Weights, base: Checkpoint) -> int:
+def _downsampling(weights: Weights, base: Checkpoint) -> int:
     """Image pixels per latent pixel, along a side. Told by headers alone, as scoring loads no VAE."""
     source, shapes, settings = weights.vae or weights.segmoe or weights.base, {}, {}
     with about(f"{weights.path}: {_key(weights, 'vae')}"):
@@ -182,7 +182,7 @@ def _pixels(weights: Weights, base: Checkpoint) -> int:
             settings = part_config(source, "vae", weights.folder, weights.revision)
         elif "vae" in base.parts:
             shapes = base.parts["vae"].shapes
-        return pixels_told(settings, shapes, plain(source))
+        return downsampling_told(settings, shapes, plain(source))
 
 
 def _key(weights: Weights, part: str) -> str:
@@ -228,23 +228,32 @@ def _gate(weights: Weights, text: TextEncoder) -> Gate:
     count = len(weights.experts)
     if weights.gate == "uniform":
         return UniformGate(count)
+    if weights.gate == "hidden" and weights.segmoe:  # whose vectors are there
+        return HiddenGate(count, weights.top)
+    positive, negative = _descriptors(weights, text)
     if weights.gate == "hidden":
         return HiddenGate(count, weights.top)
+    return PromptGate(positive, negative, weights.top, weights.temperature)
+
+
+def _descriptors(weights: Weights, text: TextEncoder) -> tuple[TextStates, TextStates]:
+    """The experts' positive and negative ones, as CLIP reads them: cut, perhaps, or alike though written otherwise."""
     positive, negative = text([e.positive for e in weights.experts]), text([e.negative for e in weights.experts])
     for key, states in (("positive", positive), ("negative", negative)):
         for label, cut in zip(weights.labels, states.truncated, strict=True):
             if cut:
                 log.warning("%s: %s is longer than %d tokens; the rest of it is not seen", label, key, text.length)
-    gate = PromptGate(positive, negative, weights.top, weights.temperature)
-    for i, j in combinations(range(count), 2):  # written differently, perhaps, but the same to CLIP
-        if weights.top < count and torch.equal(gate.positive[i], gate.positive[j]):
-            if torch.equal(gate.negative[i], gate.negative[j]):
-                raise undecidable(weights, i, j)
+    where = "without a negative prompt" if weights.gate == "prompt" else "in the keys and values of cross-attention"
+    for i, j in combinations(range(len(weights.experts)), 2) if weights.top < len(weights.experts) else ():
+        same = [torch.equal(directions[i], directions[j]) for directions in (phi(positive), phi(negative))]
+        if all(same):
+            raise undecidable(weights, i, j)
+        if same[0]:
             log.warning(
-                "%s and %s have the same positive: without a negative prompt, the first always comes before the second",
-                *(weights.labels[i], weights.labels[j]),
+                "%s and %s have the same positive: %s, the first always comes before the second",
+                *(weights.labels[i], weights.labels[j], where),
             )
-    return gate
+    return positive, negative
 
 
 def _warn_of_likeness(unet: UNet, weights: Weights) -> None:

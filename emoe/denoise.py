@@ -50,17 +50,17 @@ def denoise(
     """
     step, ts = SCHEDULERS[scheduler], timesteps(steps)
     states = text if negative is None else torch.cat([negative, text])  # (g·b, n, c)
-    samples, halves = len(text), len(states) // len(text)
+    prompts, halves = len(text), len(states) // len(text)
     device, dtype = text.device, unet.conv_in.weight.dtype
 
     def draw() -> Tensor:
         return next(noises).to(device)
 
-    z, before = repeat(draw(), "1 ... -> 1 b ...", b=samples), None
+    z, before = repeat(draw(), "1 ... -> 1 b ...", b=prompts), None
     for i, t in enumerate(ts):
         rows = repeat(z, "p b ... -> (p g b) ...", g=halves).to(dtype)
         out = unet(rows, torch.tensor([t], device=device), states, route)
-        output, m_pre, m_post = (rearrange(m, "(p g b) ... -> g p b ...", g=halves, b=samples) for m in out)
+        output, m_pre, m_post = (rearrange(m, "(p g b) ... -> g p b ...", g=halves, b=prompts) for m in out)
         route = route and route.without_split()
 
         output = wide(output)

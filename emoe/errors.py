@@ -31,6 +31,11 @@ def shown(value: object) -> str:
     return _SHORT.repr(value)
 
 
+def many(count: int, noun: str) -> str:
+    """ "1 score", "2 scores"."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 class _Short(reprlib.Repr):
     def __init__(self):
         super().__init__()

@@ -19,8 +19,7 @@ from emoe.words import words_of
 
 MOST_WORDS = 77  # CLIP sees no more
 BATCH = 8  # variants at a time
-# Student's t: how many standard errors, of 2, 3, ... values, a mean without effect exceeds once in twenty times
-ERRORS = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
+STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # t at 97.5 %, for 1, 2, ... degrees of freedom
 
 
 @dataclass(frozen=True)
@@ -124,8 +123,15 @@ def _parts(words: int) -> Iterator[tuple[int, int]]:
 def _change(words: str, at: int, logs: Tensor) -> Change:
     """logs: (s,) of the factor, under every noise."""
     mean, count = logs.mean(), len(logs)
-    margin = ERRORS[min(count, len(ERRORS) + 1) - 2] * logs.std() / count**0.5
+    margin = student(count - 1) * logs.std() / count**0.5
     return Change(words, at, *(value.exp().item() for value in (mean, mean - margin, mean + margin)))
+
+
+def student(freedom: int) -> float:
+    """How many standard errors a mean without effect exceeds once in twenty times: Student's t at 97.5 %."""
+    if freedom <= len(STUDENT):
+        return STUDENT[freedom - 1]
+    return 1.96 + 2.372 / freedom + 2.823 / freedom**2  # the beginning of its expansion about the normal's
 
 
 def _similarities(model: EMoE, prompt: str, negative: str) -> list[float] | None:

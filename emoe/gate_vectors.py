@@ -8,11 +8,11 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from emoe.checkpoint.memory import cache_folder
+from emoe.capture import GUIDANCE, SEED, STEPS, capture
+from emoe.checkpoint.remembered import cache_folder
 from emoe.config import Weights
 from emoe.errors import EmoeError
 from emoe.fingerprint import fingerprint
-from emoe.gate.capture import GUIDANCE, SEED, STEPS, capture
 from emoe.moe import is_gate
 from emoe.progress import progress
 from emoe.shipped import SHIPPED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,8 @@ MODES = {
     "fast": "one image, and the paths' uncertainty before it",
     "mixture": "one image",
 }
-MEASURED = ("eu", "uncertainty", "relative", "aleatoric", "by_seed", "weights")  # of a score, in a record
+OF_THE_NUMBER = ("seeds", "max_uncertainty", "read_out", "estimator")  # of a recipe, how it is measured and used
+MEASURED = ("eu", "uncertainty", "relative", "aleatoric", "by_seed", "weights", "truncated")  # of a score, in a record
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,11 @@ class Recipe:
         limit = self.max_uncertainty
         if limit is not None and (not isinstance(limit, int | float) or not 0 <= limit < inf):
             raise EmoeError(f"max_uncertainty is {limit!r}; it must be a number of at least 0")
-        if limit is not None and self.mode == "mixture":
-            raise EmoeError("mode 'mixture' measures no uncertainty to halt at; choose 'fast' or 'emoe'")
-        if self.seeds != 1 and self.mode == "mixture":
-            raise EmoeError("mode 'mixture' measures no uncertainty to average over seeds; choose 'fast' or 'emoe'")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if self.mode == "mixture" and field.name in OF_THE_NUMBER and value != field.default:
+                told = f"{field.name} = {value!r}"
+                raise EmoeError(f"mode 'mixture' has no uncertainty, so {told} says nothing; choose 'fast' or 'emoe'")
         _ = self.reading  # the rest is checked there
 
     @property

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from torch import Tensor
 
@@ -18,18 +18,20 @@ from emoe.config import Expert
 from emoe.errors import EmoeError
 from emoe.fingerprint import fingerprint
 from emoe.gate import Gate
-from emoe.generations import Recipe
 from emoe.moe import SPLITS, layers_of
 from emoe.route import HiddenRoute, PromptRoute, Route
 from emoe.schedule import noise
-from emoe.scores import Reading
 from emoe.text import TextEncoder, TextStates
 from emoe.unet import UNet
 from emoe.vae import VAE
 
+if TYPE_CHECKING:
+    from emoe.generations import Recipe
+    from emoe.scores import Reading
+
 log = logging.getLogger("emoe")
 
-Told = TypeVar("Told", Reading, Recipe)
+Told = TypeVar("Told", "Reading", "Recipe")
 NAMED = 3  # prompts too long, of a list that may have thousands
 MARKUP = re.compile(r"<(lora|lyco|hypernet):|\([^()]+:\d+(\.\d+)?\)")  # what web UIs take out of a prompt
 
@@ -46,22 +48,22 @@ class Model:
         experts: Sequence[Expert] = (),
         prediction: str = "epsilon",
         load_vae: Callable[[], VAE] | None = None,
-        pixels: int = 8,
+        downsampling: int = 8,
     ):
         """unet: with mixtures (`emoe.moe.mix`).  split: where samples become paths, a layer that is mixed.
 
-        pixels: image pixels per latent pixel, along a side; what the VAE will say when it is loaded, if it ever is.
+        downsampling: image pixels per latent pixel, along a side; what the VAE will say, if it is ever loaded.
         The rest is for images: the experts' names, what the UNet predicts ("epsilon" or "v"), how to get a VAE.
         """
         if split not in SPLITS[layers_of(unet)]:
             raise EmoeError(f"split is {split!r}, where nothing is mixed; choose one of {SPLITS[layers_of(unet)]}")
         self.unet, self.text, self.gate, self.split = unet, text, gate, split
         self.experts, self.prediction, self._load_vae = tuple(experts), prediction, load_vae
-        self.pixels = pixels
+        self.downsampling = downsampling
         self._too_long: set[str] = set()  # prompts that were warned of
         self._told_of_markup = False
         self.device, self.dtype = unet.conv_in.weight.device, unet.conv_in.weight.dtype
-        settings = type(gate).__name__, gate.settings, split, unet.config, pixels, text.settings
+        settings = type(gate).__name__, gate.settings, split, unet.config, downsampling, text.settings
         self.mixture = fingerprint(settings, unet, text.model)
 
     def __repr__(self) -> str:
@@ -74,10 +76,10 @@ class Model:
         if self._load_vae is None:
             raise EmoeError("this model was made without a VAE, which images need; give it load_vae")
         vae = self._load_vae()
-        if vae.config.pixels != self.pixels:
+        if vae.config.downsampling != self.downsampling:
             raise EmoeError(
-                f"the VAE makes {vae.config.pixels} pixels of a latent one, and {self.pixels} were expected: the "
-                "config.json that belongs to it is missing or wrong; name a folder that holds both under vae"
+                f"the VAE makes {vae.config.downsampling} pixels of a latent one, and {self.downsampling} were "
+                "expected: the config.json that belongs to it is missing or wrong; name a folder with both under vae"
             )
         ours, theirs = self.unet.config.latent_channels, vae.config.latent_channels
         if ours != theirs:
@@ -121,11 +123,11 @@ class Model:
     @property
     def own_size(self) -> int:
         """Pixels per side of the images that the checkpoint learnt to draw."""
-        return self.unet.config.sample_size * self.pixels
+        return self.unet.config.sample_size * self.downsampling
 
     def latent_shape(self, size: int) -> tuple[int, int, int, int]:
         """(1, 4, h, w), of an image `size` pixels wide and high."""
-        side = size // self.pixels
+        side = size // self.downsampling
         return 1, self.unet.config.latent_channels, side, side
 
     def noise(self, seed: int, size: int | None = None) -> Tensor:
@@ -135,6 +137,6 @@ class Model:
     def at_own_size(self, told: Told) -> Told:
         """A reading or a recipe, with the checkpoint's own size where it names none. EmoeError if none of it fits."""
         told = told if told.size else replace(told, size=self.own_size)
-        if told.size % (step := 8 * self.pixels):  # the UNet halves the latents three times
+        if told.size % (step := 8 * self.downsampling):  # the UNet halves the latents three times
             raise EmoeError(f"size is {told.size} pixels; with this model's VAE it must be a multiple of {step}")
         return told

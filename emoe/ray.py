@@ -27,12 +27,11 @@ from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
 
 from emoe.config import Weights
-from emoe.errors import EmoeError
+from emoe.errors import EmoeError, many
 from emoe.pipeline import EMoE
 from emoe.prompts import COLUMNS, read_prompt, warn_of_others
 from emoe.records import Record
 from emoe.scores import Reading
-from emoe.terminal import many
 
 SPARE = 2  # CPUs for Ray's own tasks, without which models that take all the others would wait for input for ever
 LOOKED_AT = 100  # records of every part, before a run goes on
@@ -212,7 +211,7 @@ def _check(out: str, total: int) -> None:
         raise EmoeError(f"{out} holds {many(count, 'record')} of {many(total, 'prompt')}: {why}")
     others = pyarrow.dataset.field("mixture") != _one_of(out)["mixture"]
     if count := there.count_rows(filter=others):
-        raise EmoeError(f"{many(count, 'record')} in {out} came of another mixture: machines that hold different weights")
+        raise EmoeError(f"{out} holds {many(count, 'record')} of another mixture: machines that hold different weights")
 
 
 @contextmanager

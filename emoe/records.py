@@ -8,9 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from emoe.errors import EmoeError, shown
+from emoe.errors import EmoeError, many, shown
 from emoe.prompts import KEPT
-from emoe.terminal import many
 
 Record = dict[str, Any]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy
 
-from emoe.errors import EmoeError, about
+from emoe.errors import EmoeError, about, many
 from emoe.scores import Reading
 from emoe.whole import whole
 
@@ -50,8 +50,10 @@ class Reference:
         for below, value in enumerate(self.uncertainty):
             if self.percentile(value) > percentile:
                 if value <= 0:
-                    raise EmoeError(f"no limit is so low: of the reference, {self.uncertainty.count(value)} are at 0")
-                among = 100 * below / len(self.uncertainty)  # of what lies between it and the one before
+                    raise EmoeError(
+                        f"no limit is so low: of the reference, {many(self.uncertainty.count(value), 'score')} at 0"
+                    )
+                among = round(100 * below / len(self.uncertainty), 2)  # of what lies between it and the one before
                 return self.uncertainty[below - 1] if below and among > percentile else _before(value)
         return self.uncertainty[-1] if percentile < 100 else None
 

@@ -18,8 +18,8 @@ from einops import reduce, repeat
 from torch import Tensor, nn
 
 
-class Share(NamedTuple):
-    """One expert's share of a layer's work."""
+class Work(NamedTuple):
+    """One expert's part of a layer's work."""
 
     expert: int
     rows: slice | Tensor  # which rows of the batch it computes
@@ -27,7 +27,7 @@ class Share(NamedTuple):
 
 
 class Route(ABC):
-    """The experts' shares of a batch of `samples` rows, or of its `samples * experts` paths after the split.
+    """The experts' work on a batch of `samples` rows, or of its `samples * experts` paths after the split.
 
     A sample is a row before the split: under guidance, a prompt is two.
     `split` names the sub-layer at which samples become paths: "attn1", "attn2", "ff", or None for no split.
@@ -43,15 +43,15 @@ class Route(ABC):
         route.split = None
         return route
 
-    def merged(self, weights: Sequence[Tensor]) -> Tensor | None:
-        """The experts' matrices (c', c) as one per sample, (b, c', c), or one for all, (1, c', c).
+    def merged(self, matrices: Sequence[Tensor]) -> Tensor | None:
+        """The experts' `matrices` (c', c) as one per sample, (b, c', c), or one for all, (1, c', c).
 
         None where weights differ within a sample, from token to token or from path to path.
         """
         return None
 
     @abstractmethod
-    def shares(self, x: Tensor, gate: nn.Module | None) -> Sequence[Share]:
+    def divide(self, x: Tensor, gate: nn.Module | None) -> Sequence[Work]:
         """Divide the rows of `x` (rows, n, c), a mixture's input, among the experts.
 
         `gate` is the mixture's own gate, (rows, n, c) -> (rows, n, e), for routes that ask it.
@@ -61,9 +61,9 @@ class Route(ABC):
 class OneHot(Route):
     """Path i belongs to expert i alone: what the split layer follows."""
 
-    def shares(self, x: Tensor, gate: nn.Module | None = None) -> list[Share]:
+    def divide(self, x: Tensor, gate: nn.Module | None = None) -> list[Work]:
         size = len(x) // self.experts
-        return [Share(i, slice(i * size, (i + 1) * size), 1.0) for i in range(self.experts)]
+        return [Work(i, slice(i * size, (i + 1) * size), 1.0) for i in range(self.experts)]
 
 
 class PromptRoute(Route):
@@ -86,14 +86,14 @@ class PromptRoute(Route):
         own = weights[:1] if (weights == weights[0]).all() else weights  # guidance halves go the same way
         self.of_matrices = [(i, own[:, i].to(device, dtype)) for i in range(self.experts) if own[:, i].any()]
         self.of_samples, self.of_paths = (
-            divide(w > 0, w[:, None].to(device, dtype)) for w in (weights, weights.repeat(self.experts, 1))
+            work_of(w > 0, w[:, None].to(device, dtype)) for w in (weights, weights.repeat(self.experts, 1))
         )
 
-    def shares(self, x: Tensor, gate: nn.Module | None = None) -> list[Share]:
+    def divide(self, x: Tensor, gate: nn.Module | None = None) -> list[Work]:
         return self.of_samples if len(x) == self.samples else self.of_paths  # the rows tell which
 
-    def merged(self, weights: Sequence[Tensor]) -> Tensor:
-        return sum(share[:, None, None] * weights[expert] for expert, share in self.of_matrices)
+    def merged(self, matrices: Sequence[Tensor]) -> Tensor:
+        return sum(weight[:, None, None] * matrices[expert] for expert, weight in self.of_matrices)
 
 
 class HiddenRoute(Route):
@@ -108,29 +108,29 @@ class HiddenRoute(Route):
         super().__init__(samples, experts, split)
         self.top, self.halves = top, halves
 
-    def shares(self, x: Tensor, gate: nn.Module) -> list[Share]:
+    def divide(self, x: Tensor, gate: nn.Module) -> list[Work]:
         logits = gate(x).float()  # (rows, n, e)
         prompts = self.samples // self.halves
         sums = reduce(logits, "(p g b) n e -> p b e", "sum", g=self.halves, b=prompts)
         chosen = repeat(largest(sums, self.top), "p b e -> (p g b) e", g=self.halves)
         weights = softmax_over(logits, chosen[:, None])
-        return divide(chosen.cpu(), weights.to(x.dtype))
+        return work_of(chosen.cpu(), weights.to(x.dtype))
 
 
-def divide(chosen: Tensor, weights: Tensor) -> list[Share]:
-    """The share of every expert that has one.
+def work_of(chosen: Tensor, weights: Tensor) -> list[Work]:
+    """Of every expert that has any.
 
     chosen: (rows, e) bool, on the CPU.  weights: (rows, n or 1, e), on any device.
     """
-    shares = []
+    work = []
     for expert in range(chosen.shape[1]):
         rows = chosen[:, expert].nonzero()[:, 0]
         if len(rows) == len(chosen):
-            shares.append(Share(expert, slice(None), weights[:, :, expert, None]))
+            work.append(Work(expert, slice(None), weights[:, :, expert, None]))
         elif len(rows):
             rows = rows.to(weights.device)
-            shares.append(Share(expert, rows, weights[rows, :, expert, None]))
-    return shares
+            work.append(Work(expert, rows, weights[rows, :, expert, None]))
+    return work
 
 
 def choose(logits: Tensor, top: int) -> Tensor:

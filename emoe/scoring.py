@@ -16,7 +16,7 @@ from emoe.model import Model
 from emoe.route import Route
 from emoe.scores import Reading, Scores
 from emoe.text import TextStates
-from emoe.uncertainty import effect, measure, paths
+from emoe.uncertainty import measure, paths
 
 
 @torch.inference_mode()
@@ -25,28 +25,23 @@ def score(
 ) -> Scores:
     """All of them at once. The reading has a size.
 
-    empty: `of_empty` of a longer list, for an estimator that takes it.
+    empty: `of_empty` of a longer list; None where the estimator takes none, or to compute it here.
     """
     text = model.encode(prompts)  # (b, 77, c)
     negative = model.encode(negatives) if any(negatives) else None
     route = model.route(text, negative)
     m = middle(model, text, route, reading)
-    found = measure(m)  # (s, e, b, c, h, w) -> (b,)
-
-    uncertainty, by_seed = found.uncertainty, found.d_mid**0.5 * found.eu_by_seed
-    if reading.estimator == "eu-over-answer":
-        answer = effect(m, of_empty(model, reading, prompts) if empty is None else empty)  # (b, s)
-        uncertainty, by_seed = found.eu / answer.mean(dim=1), found.eu_by_seed / answer
-    for values in (found.eu, uncertainty):
+    found = measure(m, of_empty(model, reading, prompts) if empty is None else empty)  # (s, e, b, c, h, w) -> (b,)
+    for values in (found.eu, found.uncertainty):
         check_finite(prompts, values, model.dtype)
     return Scores(
         prompts=prompts,
         negative_prompts=negatives,
         eu=found.eu.cpu(),
-        uncertainty=uncertainty.cpu(),
+        uncertainty=found.uncertainty.cpu(),
         relative=found.relative.cpu(),
         aleatoric=found.aleatoric.cpu() if reading.seeds > 1 else None,
-        by_seed=by_seed.cpu() if reading.seeds > 1 else None,
+        by_seed=found.by_seed.cpu() if reading.seeds > 1 else None,
         shares=found.shares.cpu(),
         map=found.map.cpu(),
         weights=route.weights,

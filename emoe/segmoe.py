@@ -1,17 +1,23 @@
-"""A mixture that SegMoE saved: what weights.toml leaves open of it, its own config and tensors tell."""
+"""SegMoE's mixtures: what weights.toml leaves open of one that it saved, and a folder in its form."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import torch
+
 from emoe.checkpoint.detect import SEGMOE
-from emoe.checkpoint.load_unet import build
+from emoe.checkpoint.mixture import saved_mixture
 from emoe.checkpoint.parts import Checkpoint
-from emoe.checkpoint.settings import positive
+from emoe.checkpoint.save import save_pipeline
+from emoe.checkpoint.source import plain
 from emoe.config import Expert, Weights
 from emoe.errors import EmoeError
-from emoe.moe import layers_of, mixtures
+from emoe.model import Model
+from emoe.moe import layers_of
+from emoe.whole import check_new, whole
 
 
 def completed(weights: Weights, base: Checkpoint) -> Weights:
@@ -20,32 +26,49 @@ def completed(weights: Weights, base: Checkpoint) -> Weights:
         raise EmoeError(
             f"{weights.path}: segmoe names {base.kind.name}; name it as base and expert, or a SegMoE folder"
         )
-    part = base.parts["unet"]
-    empty = build(part)
-    if not mixtures(empty):
+    saved = saved_mixture(base.parts["unet"])
+    if saved is None:
         raise EmoeError(f"{weights.path}: {base.source} has experts in no layer that SegMoE mixes; use another")
-    count = len(next(iter(mixtures(empty).values())).experts)
-    told = part.config.get("segmoe_config")
-    told = told if isinstance(told, dict) else {}
-    descriptors = told.get("experts")
-    descriptors = descriptors if isinstance(descriptors, list) else []
-    descriptors = (descriptors + [None] * count)[:count]
     gate = weights.gate or "hidden"
-    usual = None if gate == "uniform" else min(count, positive(told, "num_experts_per_tok", 2, part.where))
-    if gate == "hidden" and any(mixture.gate is None for mixture in mixtures(empty).values()):
+    if gate == "hidden" and not saved.gates:
         raise EmoeError(f'{weights.path}: {base.source} holds no gate vectors; set gate = "prompt" or "uniform"')
     return replace(
         weights,
-        experts=tuple(
-            Expert(weights.segmoe, _text_or_none(d, "positive_prompt"), _text_or_none(d, "negative_prompt"))
-            for d in descriptors
-        ),
-        layers=layers_of(empty),
+        experts=tuple(Expert(weights.segmoe, *told) for told in saved.descriptors),
+        layers=saved.layers,
         gate=gate,
-        top=weights.top or usual,
+        top=weights.top or (None if gate == "uniform" else saved.top),
     )
 
 
-def _text_or_none(table: Any, key: str) -> str | None:
-    value = table.get(key) if isinstance(table, dict) else None
-    return value if isinstance(value, str) else None
+def save_segmoe(model: Model, folder: Path, base: str, dtype: torch.dtype = torch.float16) -> None:
+    """Write a folder that SegMoE's loader reads, and ours; it appears when it is whole.
+
+    model: with a hidden gate.  base: where the rest comes from, for the record.  dtype: of the files.
+    """
+    check_new(folder)
+    vae = model.vae
+    with whole(folder) as new:
+        new.mkdir()
+        told = {"segmoe_config": _segmoe_config(model, base)}
+        save_pipeline(new, model.unet, vae, model.text, model.prediction, dtype, **told)
+
+
+def _segmoe_config(model: Model, base: str) -> dict[str, Any]:
+    levels, with_attention = len(model.unet.config.channels), sum(model.unet.config.attention)
+    return {
+        "base_model": base,
+        "experts": [
+            {"source_model": plain(e.source), "positive_prompt": e.positive, "negative_prompt": e.negative}
+            for e in model.experts
+        ],
+        "moe_layers": layers_of(model.unet),
+        "num_experts": model.gate.experts,
+        "num_experts_per_tok": model.gate.top,
+        "type": "sd",
+        # the levels with mixtures: the first ones on the way down, the last ones on the way up
+        "down_idx_start": 0,
+        "down_idx_end": with_attention,
+        "up_idx_start": levels - with_attention,
+        "up_idx_end": levels,
+    }

@@ -20,11 +20,6 @@ def say(message: object) -> None:
     tqdm.write(f"emoe: {visible(redacted(' '.join(str(message).split())))}", file=sys.stderr)
 
 
-def many(count: int, noun: str) -> str:
-    """ "1 score", "2 scores"."""
-    return f"{count} {noun}{'s' * (count != 1)}"
-
-
 def visible(text: str) -> str:
     """Control characters spelled out: in strangers' names and prompts they would break lines, or worse."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -18,13 +18,12 @@ class Disagreement(NamedTuple):
     """Of b samples' paths; all float32 or wider, in the mid-block's own unit squared unless said otherwise."""
 
     eu: Tensor  # (b,) EU(y), the paper's Eq. 8, averaged over seeds: the epistemic part
-    uncertainty: Tensor  # (b,) sqrt(d_mid) * eu, the paper's Appendix A; its figures quote this one
+    uncertainty: Tensor  # (b,) sqrt(d_mid) * eu, Appendix A, which the paper's figures quote; or eu over `answer`
     relative: Tensor  # (b,) eu over the mean square of the paths' mean activation; no unit
     aleatoric: Tensor  # (b,) variance over seeds of the paths' mean; 0 with one seed
-    eu_by_seed: Tensor  # (b, s) eu under each noise alone
+    by_seed: Tensor  # (b, s) uncertainty under each noise alone
     shares: Tensor  # (b, e) each path's part of eu, 1 in all; 0 where paths agree
     map: Tensor  # (b, h, w) the variance averaged over channels only
-    d_mid: int  # dimensions of the mid-block, c·h·w
 
 
 def paths(m: Tensor, experts: int) -> Tensor:
@@ -32,8 +31,10 @@ def paths(m: Tensor, experts: int) -> Tensor:
     return rearrange(m, "(e b) c h w -> e b c h w", e=experts)
 
 
-def measure(m: Tensor) -> Disagreement:
+def measure(m: Tensor, empty: Tensor | None = None) -> Disagreement:
     """Population variance over the paths of the mid-block's activation `m` (s, e, b, c, h, w).
+
+    empty: (s, e, 1, c, h, w), the same of the empty prompt: then `uncertainty` is eu over the prompt's `answer`.
 
     With several seeds the law of total variance separates what the experts do not know (the mean over seeds of
     the variance over paths) from what the starting noise decides (the variance over seeds of the mean path).
@@ -44,23 +45,27 @@ def measure(m: Tensor) -> Disagreement:
 
     eu_by_seed = variance.mean(dim=(2, 3, 4)).T  # (b, s)
     eu, d_mid = eu_by_seed.mean(dim=1), variance[0, 0].numel()
+    if empty is None:
+        uncertainty, by_seed = d_mid**0.5 * eu, d_mid**0.5 * eu_by_seed
+    else:
+        answered = answer(m, empty)  # (b, s)
+        uncertainty, by_seed = eu / answered.mean(dim=1), eu_by_seed / answered
     power = mean_path.square().mean(dim=(0, 2, 3, 4))
     aleatoric = population_variance(mean_path, dim=0).mean(dim=(1, 2, 3))
     apart = (m - mean_path[:, None]).square().mean(dim=(0, 3, 4, 5)).T  # (b, e)
     shares = apart / apart.sum(dim=1, keepdim=True).clamp(min=torch.finfo(apart.dtype).tiny)
     return Disagreement(
         eu=eu,
-        uncertainty=d_mid**0.5 * eu,
+        uncertainty=uncertainty,
         relative=eu / power,
         aleatoric=aleatoric,
-        eu_by_seed=eu_by_seed,
+        by_seed=by_seed,
         shares=shares,
         map=variance.mean(dim=(0, 2)),
-        d_mid=d_mid,
     )
 
 
-def effect(m: Tensor, empty: Tensor) -> Tensor:
+def answer(m: Tensor, empty: Tensor) -> Tensor:
     """How much a prompt changes at the mid-block: the mean square of the paths' mean minus that of the empty prompt.
 
     m: (s, e, b, c, h, w).  empty: (s, e, 1, c, h, w), the same of the empty prompt.  Returns (b, s), in eu's unit.

@@ -114,7 +114,7 @@ def test_the_gates_numbers_by_hand():
         [math.log(2), -0.75 * math.log(0.75) + 0.25 * math.log(4)]
     )
     assert baselines.margin(logits).tolist() == pytest.approx([1, 0.5])
-    assert baselines.likeness(logits).tolist() == pytest.approx([0, -(math.log(3) ** 2) / 4])
+    assert baselines.spread(logits).tolist() == pytest.approx([0, -(math.log(3) ** 2) / 4])
     assert baselines.entropy(torch.tensor([[0.5, 0.5, 0, 0]])).item() == pytest.approx(math.log(2))
 
 

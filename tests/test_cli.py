@@ -157,7 +157,7 @@ def test_debug_shows_where(run, monkeypatch, capsys):
 
 def test_a_mistake_of_ours_is_one_line_too(run, monkeypatch):
     monkeypatch.setattr("emoe.commands.inspect._lines", lambda _: 1 / 0)
-    monkeypatch.setattr("emoe.checkpoint.report.report", lambda _: {"kind": "a kind", "refused": None})
+    monkeypatch.setattr("emoe.checkpoint.describing.describe", lambda _: {"kind": "a kind", "refused": None})
     code, _, err = run("inspect", "x")
     assert code == 1
     assert "mistake in emoe (ZeroDivisionError" in err
@@ -263,7 +263,7 @@ def test_wrong_arguments(weights):
     for arguments, sentence in (
         (([],), "no prompts"),
         (([3],), "prompt 3 is not text"),
-        ((["a", "b"], ["x"]), "2 prompts and 1 negative prompts"),
+        ((["a", "b"], ["x"]), r"differ in number \(2, 1\)"),
     ):
         with pytest.raises(EmoeError, match=sentence):
             model.score(*arguments)

@@ -165,7 +165,7 @@ def load(variant: Variant, seed: int = 0) -> EMoE:
         positive, negative = ([told[i] for i in chosen] for told in (POSITIVE, NEGATIVE))
         gate = PromptGate(text(positive), text(negative), min(variant.top or 2, len(chosen)))
     unet = mixture_of(base, [experts[i] for i in chosen])
-    return EMoE(unet, text, gate, variant.split or "attn2", load_vae=random_vae, pixels=4)
+    return EMoE(unet, text, gate, variant.split or "attn2", load_vae=random_vae, downsampling=4)
 
 
 @cache

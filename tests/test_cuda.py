@@ -54,7 +54,7 @@ def test_images(toml, mode, scheduler):
 
 
 def test_the_hidden_gate(toml, monkeypatch):
-    monkeypatch.setattr("emoe.gate.capture.STEPS", 2)
+    monkeypatch.setattr("emoe.capture.STEPS", 2)
     path = toml.with_name("hidden.toml")
     path.write_text(toml.read_text().replace("top = 2", 'top = 2\ngate = "hidden"'))
     gpu = EMoE.from_toml(path, device="cuda", dtype="float32")

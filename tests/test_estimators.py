@@ -62,7 +62,7 @@ def test_an_empty_prompt_is_found_before_anything_is_scored(model, monkeypatch):
 
 
 def test_no_answer_is_no_number(model, monkeypatch):
-    monkeypatch.setattr("emoe.scoring.effect", lambda m, empty: torch.zeros(m.shape[2], len(m)))
+    monkeypatch.setattr("emoe.uncertainty.answer", lambda m, empty: torch.zeros(m.shape[2], len(m)))
     with pytest.raises(EmoeError, match="not finite"):
         model.score("a red bus", estimator="eu-over-answer")
 

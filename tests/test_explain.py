@@ -11,9 +11,10 @@ import numpy
 import pytest
 import torch
 from conftest import mixture_of
+from scipy.stats import t
 
 from emoe import EMoE, EmoeError
-from emoe.explaining import Explanation, _change, explain
+from emoe.explaining import Explanation, _change, explain, student
 from emoe.gate import UniformGate
 from emoe.scores import Reading
 
@@ -62,10 +63,17 @@ def test_factors_are_those_of_separate_scores(model, asked):
     assert found.uncertainty == pytest.approx(whole.uncertainty.item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("seeds", range(2, 11))
+@pytest.mark.parametrize("seeds", [*range(2, 14), 40])
 def test_few_words_without_effect_are_clear(seeds):
     logs = torch.randn(4000, seeds, generator=torch.Generator().manual_seed(seeds), dtype=torch.float64)
     assert 0.035 < sum(_change("word", 1, one).clear for one in logs) / 4000 < 0.065
+
+
+def test_student():
+    degrees = range(1, 300)
+    assert [student(freedom) for freedom in degrees] == pytest.approx(
+        [t.ppf(0.975, freedom) for freedom in degrees], rel=2e-3
+    )
 
 
 def test_experts_that_always_agree(base, text, experts):

@@ -366,8 +366,10 @@ def test_only_the_uncertain_halt(drawer):
         ({"size": 100}, "size is 100 pixels"),
         ({"max_uncertainty": -1}, "max_uncertainty is -1"),
         ({"max_uncertainty": float("nan")}, "max_uncertainty is nan"),
-        ({"mode": "mixture", "max_uncertainty": 1}, "measures no uncertainty to halt at"),
-        ({"mode": "mixture", "seeds": 2}, "measures no uncertainty to average"),
+        ({"mode": "mixture", "max_uncertainty": 0}, "no uncertainty, so max_uncertainty = 0 says nothing"),
+        ({"mode": "mixture", "seeds": 2}, "no uncertainty, so seeds = 2"),
+        ({"mode": "mixture", "read_out": "pre"}, "no uncertainty, so read_out = 'pre'"),
+        ({"mode": "mixture", "estimator": "eu-over-answer"}, "no uncertainty, so estimator"),
         ({"seeds": 0}, "seeds is 0"),
     ],
 )

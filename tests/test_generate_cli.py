@@ -58,7 +58,7 @@ def test_a_folder_of_images(draw, weights, tmp_path):
     scores = EMoE.from_toml(weights).score(PROMPTS, "blurry", steps=2, size=64)
     assert [r["eu"] for r in found] == [r["eu"] for r in scores.records()]
     assert list(found[0]) == [
-        *("prompt", "negative_prompt", "eu", "uncertainty", "relative", "weights", "halted"),
+        *("prompt", "negative_prompt", "eu", "uncertainty", "relative", "weights", "truncated", "halted"),
         *(
             "mode",
             "scheduler",
@@ -160,7 +160,7 @@ MISTAKES = {
     "mode": (["a", "--mode", "slow"], "invalid choice: 'slow'"),
     "guidance": (["a", "--guidance", "0"], "guidance is 0.0"),
     "limit": (["a", "--max-uncertainty", "nan"], "max_uncertainty is nan"),
-    "a limit without a measure": (["a", "--mode", "mixture", "--max-uncertainty", "1"], "measures no uncertainty"),
+    "a limit without a measure": (["a", "--mode", "mixture", "--max-uncertainty", "1"], "has no uncertainty"),
     "a map without a measure": (["a", "--mode", "mixture", "--maps"], "has no map to draw"),
     "batch size": (["a", "--batch-size", "0"], "batch_size is 0"),
     "no limit": (["a", "--max-uncertainty", "inf"], "max_uncertainty is inf"),

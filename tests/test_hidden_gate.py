@@ -13,14 +13,13 @@ from safetensors.torch import load_file
 from twins import scheduler_twin, segmoe_twin
 
 from emoe import EMoE, EmoeError, Recipe, gate_vectors
+from emoe.capture import capture
 from emoe.config import Expert, Weights, read_weights
-from emoe.gate import capture as capturing
-from emoe.gate.capture import capture
 from emoe.generating import steps
 from emoe.moe import is_gate, mixtures
 from emoe.route import PromptRoute
-from emoe.save_segmoe import save_segmoe
 from emoe.schedule import draws, timesteps
+from emoe.segmoe import save_segmoe
 from emoe.shipped import SHIPPED
 
 DESCRIPTORS = [("photo", "cartoon"), ("anime girl", "photo")]
@@ -28,7 +27,7 @@ DESCRIPTORS = [("photo", "cartoon"), ("anime girl", "photo")]
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
-    monkeypatch.setattr(capturing, "STEPS", 3)
+    monkeypatch.setattr("emoe.capture.STEPS", 3)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +44,7 @@ def toml(written, monkeypatch) -> Path:
     import emoe.gate_vectors as module
 
     monkeypatch.setattr(module, "STEPS", 1)
-    monkeypatch.setattr(capturing, "STEPS", 1)
+    monkeypatch.setattr("emoe.capture.STEPS", 1)
 
     def small(unet, *others, **more):
         config = unet.config

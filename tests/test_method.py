@@ -227,8 +227,8 @@ def test_summing_the_matrices_first_is_the_mixture(base, experts, samples, paths
 
 def test_one_hot_gives_each_path_its_expert():
     x = torch.arange(6.0).reshape(6, 1, 1)
-    shares = OneHot(2, 3).shares(x)
-    assert [(share.expert, x[share.rows].flatten().tolist()) for share in shares] == [
+    work = OneHot(2, 3).divide(x)
+    assert [(expert, x[rows].flatten().tolist()) for expert, rows, _ in work] == [
         (0, [0.0, 1.0]),
         (1, [2.0, 3.0]),
         (2, [4.0, 5.0]),

@@ -5,7 +5,7 @@ import math
 import numpy
 import torch
 
-from emoe.uncertainty import effect, measure, paths
+from emoe.uncertainty import answer, measure, paths
 
 
 def test_against_numpy():
@@ -18,7 +18,14 @@ def test_against_numpy():
     assert numpy.allclose(found.relative, eu / (m.mean(axis=1) ** 2).mean(axis=(0, 2, 3, 4)), rtol=1e-12)
     assert numpy.allclose(found.map, variance.mean(axis=1), rtol=1e-12)
     assert numpy.allclose(found.aleatoric, m.mean(axis=1).var(axis=0).mean(axis=(1, 2, 3)), rtol=1e-12)
-    assert numpy.allclose(found.eu_by_seed, m.var(axis=1).mean(axis=(2, 3, 4)).T, rtol=1e-12)
+    by_seed = m.var(axis=1).mean(axis=(2, 3, 4)).T
+    assert numpy.allclose(found.by_seed, math.sqrt(5 * 2 * 2) * by_seed, rtol=1e-12)
+    empty = m[:, :, :1] / 2
+    answered = ((m.mean(axis=1) - empty.mean(axis=1)) ** 2).mean(axis=(2, 3, 4)).T
+    over = measure(torch.from_numpy(m), torch.from_numpy(empty))
+    assert numpy.allclose(over.uncertainty, eu / answered.mean(axis=1), rtol=1e-12)
+    assert numpy.allclose(over.by_seed, by_seed / answered, rtol=1e-12)
+    assert torch.equal(over.eu, found.eu)
     apart = ((m - m.mean(axis=1, keepdims=True)) ** 2).sum(axis=(0, 3, 4, 5)).T  # b e
     assert numpy.allclose(found.shares, apart / apart.sum(axis=1, keepdims=True), rtol=1e-12)
 
@@ -50,9 +57,9 @@ def test_half_precision_is_measured_in_float32():
     found = measure(m)
     assert found.eu.dtype == torch.float32
     assert torch.allclose(found.eu, measure(m.double()).eu.float(), rtol=1e-5)
-    found = effect(m, m[:, :, :1] / 2)
+    found = answer(m, m[:, :, :1] / 2)
     assert (found.dtype, found.shape) == (torch.float32, (2, 1))
-    assert torch.allclose(found, effect(m.double(), m[:, :, :1].double() / 2).float(), rtol=1e-3)
+    assert torch.allclose(found, answer(m.double(), m[:, :, :1].double() / 2).float(), rtol=1e-3)
 
 
 def test_a_small_variance_around_a_large_mean_survives():

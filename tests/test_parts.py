@@ -144,28 +144,40 @@ def test_baked_in_embeddings_and_the_tokenizer_that_goes_with_them(state, tmp_pa
 # Descriptors --------------------------------------------------------------------------------------------------------
 
 
-def described(folder: Path, base: Path, *descriptors: tuple[str, str], top: int) -> Path:
+def described(folder: Path, base: Path, *descriptors: tuple[str, str], top: int, gate: str = "prompt") -> Path:
     tables = (f'[[expert]]\nsource = "{base}"\npositive = "{p}"\nnegative = "{n}"\n' for p, n in descriptors)
     path = folder / "weights.toml"
-    path.write_text(f'base = "{base}"\ntop = {top}\n{"".join(tables)}', encoding="utf-8")
+    path.write_text(f'base = "{base}"\ngate = "{gate}"\ntop = {top}\n{"".join(tables)}', encoding="utf-8")
     return path
 
 
-def test_a_descriptor_of_more_than_77_tokens_is_a_warning(base, tmp_path, caplog):
-    toml = described(tmp_path, base, ("a", "b " * 75), ("c", "d " * 76), top=1)
+GATES = pytest.mark.parametrize("gate", ["prompt", "hidden"])
+
+
+@pytest.fixture
+def captured(monkeypatch):
+    """As if the hidden gate's vectors were there."""
+    monkeypatch.setattr("emoe.assemble.gate_vectors", lambda *_: None)
+
+
+@GATES
+def test_a_descriptor_of_more_than_77_tokens_is_a_warning(base, tmp_path, caplog, gate, captured):
+    toml = described(tmp_path, base, ("a", "b " * 75), ("c", "d " * 76), top=1, gate=gate)
     assemble(read_weights(toml), *CPU)
     assert "expert 2: negative is longer than 77 tokens; the rest of it is not seen" in caplog.text
     assert caplog.text.count("longer than") == 1
 
 
-def test_descriptors_that_are_the_same_to_clip(base, tmp_path, caplog):
+@GATES
+def test_descriptors_that_are_the_same_to_clip(base, tmp_path, caplog, gate, captured):
     same = ("A  photo ", "n"), ("x", "y"), ("a Photo", "N ")
-    message = fails(described(tmp_path, base, *same, top=2))
+    message = fails(described(tmp_path, base, *same, top=2, gate=gate))
     assert "expert 1 and expert 3 have the same positive and negative, so that the gate cannot choose 2 of 3" in message
-    assemble(read_weights(described(tmp_path, base, *same, top=3)), *CPU)
+    assemble(read_weights(described(tmp_path, base, *same, top=3, gate=gate)), *CPU)
     assert "have the same positive" not in caplog.text
-    assemble(read_weights(described(tmp_path, base, ("p", "n"), ("P ", "m"), top=1)), *CPU)
-    assert "expert 1 and expert 2 have the same positive: without a negative prompt, the first" in caplog.text
+    assemble(read_weights(described(tmp_path, base, ("p", "n"), ("P ", "m"), top=1, gate=gate)), *CPU)
+    where = {"prompt": "without a negative prompt", "hidden": "in the keys and values of cross-attention"}[gate]
+    assert f"expert 1 and expert 2 have the same positive: {where}, the first always" in caplog.text
 
 
 # SegMoE's config ----------------------------------------------------------------------------------------------------
@@ -190,10 +202,17 @@ def test_segmoe_configs(mixture, told, top):
     assert assemble(read_weights(mixture), *CPU).gate.top == top
 
 
-def test_inspecting_a_segmoe_folder_with_nonsense_in_its_config(mixture, capsys):
-    configure(mixture.parent / "mixture" / "unet", segmoe_config={"experts": 5, "num_experts_per_tok": "x"})
+@pytest.mark.parametrize(("told", "top"), [({}, 2), ({"experts": 5, "num_experts_per_tok": 9}, 3), ([], 2)], ids=str)
+def test_inspecting_a_segmoe_folder_tells_what_a_score_uses(mixture, told, top, capsys):
+    configure(mixture.parent / "mixture" / "unet", segmoe_config=told)
     assert main(["inspect", str(mixture.parent / "mixture")]) == 0
-    assert "3 experts, layers attn" in capsys.readouterr().out
+    assert f"3 experts, layers attn, top {top}, with gates" in capsys.readouterr().out
+
+
+def test_inspecting_a_segmoe_folder_with_nonsense_in_its_config(mixture, capsys):
+    configure(mixture.parent / "mixture" / "unet", segmoe_config={"num_experts_per_tok": "x"})
+    assert main(["inspect", str(mixture.parent / "mixture")]) == 2
+    assert "sets num_experts_per_tok to 'x'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("top", ["x", 0, -1, 1.5, True])

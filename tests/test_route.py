@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from emoe.route import HiddenRoute, PromptRoute, choose, divide, follow, largest, split
+from emoe.route import HiddenRoute, PromptRoute, choose, follow, largest, split, work_of
 
 
 def test_choose_is_a_softmax_over_the_largest():
@@ -25,13 +25,13 @@ def test_all_of_them_is_a_softmax():
     assert torch.allclose(choose(logits, 3), logits.softmax(-1))
 
 
-def test_the_shares_cover_every_weight_once():
+def test_the_work_covers_every_weight_once():
     weights = choose(torch.randn(6, 4), 2)
     found = torch.zeros_like(weights)
-    for share in divide(weights > 0, weights[:, None]):
-        found[share.rows, share.expert] += share.weight[:, 0, 0]
+    for work in work_of(weights > 0, weights[:, None]):
+        found[work.rows, work.expert] += work.weight[:, 0, 0]
     assert torch.equal(found, weights)
-    assert divide(torch.ones(2, 1, dtype=torch.bool), torch.ones(2, 1, 1))[0].rows == slice(None)
+    assert work_of(torch.ones(2, 1, dtype=torch.bool), torch.ones(2, 1, 1))[0].rows == slice(None)
 
 
 def test_both_guidance_halves_make_one_choice():
@@ -39,15 +39,15 @@ def test_both_guidance_halves_make_one_choice():
     logits = torch.randn(2, 2, 3, 5, 4)  # paths, halves, prompts, tokens, experts
     expected = logits.sum(dim=(1, 3)).argmax(dim=-1)[:, None].expand(-1, 2, -1).flatten()
     found = torch.full((12,), -1)
-    for share in HiddenRoute(6, 4, 1, halves=2).shares(logits.reshape(12, 5, 4), nn.Identity()):
-        found[share.rows] = share.expert
+    for work in HiddenRoute(6, 4, 1, halves=2).divide(logits.reshape(12, 5, 4), nn.Identity()):
+        found[work.rows] = work.expert
     assert torch.equal(found, expected)
 
 
 def test_the_hidden_choice_is_made_in_float32():
     logits = torch.ones(1, 1000, 2, dtype=torch.bfloat16)
     logits[0, 0, 1] = 2  # the sums are 1000 and 1001, which bfloat16 cannot tell apart
-    assert [share.expert for share in HiddenRoute(1, 2, 1).shares(logits, nn.Identity())] == [1]
+    assert [work.expert for work in HiddenRoute(1, 2, 1).divide(logits, nn.Identity())] == [1]
 
 
 def test_the_split_happens_once_and_where_it_is_said():
@@ -56,10 +56,10 @@ def test_the_split_happens_once_and_where_it_is_said():
     assert split(x, None, "attn2") == (x, None)
     rows, here = split(x, route, "attn2")
     assert torch.equal(rows, x.repeat(4, 1, 1))  # path-major
-    assert len(here.shares(rows)) == 4
+    assert len(here.divide(rows)) == 4
     assert split(rows, route, "attn2") == (rows, route)
     assert (route.without_split().split, route.split) == (None, "attn2")  # a copy
-    assert len(route.shares(rows)[0].weight) == 8
+    assert len(route.divide(rows)[0].weight) == 8
 
 
 def test_follow_repeats_samples_for_their_paths():

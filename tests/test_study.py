@@ -6,7 +6,6 @@ import csv
 import json
 import shutil
 import subprocess
-from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -226,7 +225,7 @@ def test_a_run_is_looked_at_from_its_first_step_on(model):
     """The first look is the score's own; the latents differ as the paths' noise does."""
     from emoe.study.ablations import along, looks
 
-    recipe = model.at_own_size(Recipe("mixture", steps=3))
+    recipe = model.at_own_size(Recipe("emoe", steps=3))
     prompts, negatives = ["a red bus", "a house"], ["", "blurry"]
     seen = along(model, prompts, negatives, recipe, "run")
     assert list(seen) == [f"run {t}" for t in looks(3)] == ["run 667", "run 334", "run 1"]
@@ -234,7 +233,7 @@ def test_a_run_is_looked_at_from_its_first_step_on(model):
     assert torch.allclose(first, model.score(prompts, negatives, steps=3).uncertainty, rtol=1e-4)
     assert not torch.allclose(first, second, rtol=0.1)
     after = along(model, prompts, negatives, recipe, "latent")["latent"]
-    latents = next(steps(model, prompts, negatives, replace(recipe, mode="emoe"))).latents
+    latents = next(steps(model, prompts, negatives, recipe)).latents
     assert torch.allclose(after, latents[0, 0].numel() ** 0.5 * latents.var(dim=0, correction=0).mean(dim=(1, 2, 3)))
 
 
@@ -264,6 +263,13 @@ def test_fewer_paths_are_those_of_the_score(model):
         some = m[:, chosen].double()
         expected = some.var(dim=1, correction=0).mean(dim=(0, 2, 3, 4)) * m[0, 0, 0].numel() ** 0.5
         assert torch.allclose(u.double(), expected, rtol=1e-4), name
+    empty = torch.zeros_like(m[:, :, :1])
+    for name, u in fewer(model, prompts, negatives, reading, empty).items():
+        some = m[:, [int(i) - 1 for i in name.split()[1:]]].double()
+        answer = some.mean(dim=1).square().mean(dim=(0, 2, 3, 4))  # beside nothing
+        assert torch.allclose(u.double(), some.var(dim=1, correction=0).mean(dim=(0, 2, 3, 4)) / answer, rtol=1e-4), (
+            name
+        )
     whole = model.score(prompts, negatives, seeds=2).uncertainty
     pairs = torch.stack([u for name, u in found.items() if len(name.split()) == 3])
     assert torch.allclose(
@@ -304,8 +310,9 @@ def test_what_a_prompt_costs(model):
     [
         (("a", "--ablate", "weather"), "--ablate 'weather'"),
         (("a", "--clip", "x"), "add --images"),
-        (("a", "--guidance", "3"), "add --images or --baselines"),
-        (("a", "--guidance", "3", "--ablate", "gate,split"), "add --images or --baselines"),
+        (("a", "--estimator", "eu-over-answer", "--ablate", "gate,run"), "--ablate run is read as eu"),
+        (("a", "--guidance", "3"), "add --images, --baselines"),
+        (("a", "--guidance", "3", "--ablate", "gate,split"), "add --images, --baselines"),
         (("a", "--template", "{a|b}", "--seeds", "6"), "leave the others out"),
         (("--template", "a bus", "--seeds", "6"), "has no slots"),
         (("--template", "{a|b}"), "set --seeds"),

@@ -58,7 +58,7 @@ def test_equals_diffusers(config, size):
     image = random(2, 3, *size)
     expected = theirs.encode(image).latent_dist.mean * config.scaling
     found = ours.encode(image)
-    assert found.shape == (2, config.latent_channels, size[0] // config.pixels, size[1] // config.pixels)
+    assert found.shape == (2, config.latent_channels, size[0] // config.downsampling, size[1] // config.downsampling)
     assert close(found, expected) < 1e-5
 
     latents = random(*found.shape)
@@ -165,7 +165,7 @@ def test_large_images_are_decoded_in_tiles(shape, levels):
     vae.decoder.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape[-2:])))
     latents = random(1, 4, *shape)
     image = vae.decode(latents)
-    assert image.shape == (1, 3, vae.config.pixels * shape[0], vae.config.pixels * shape[1])
+    assert image.shape == (1, 3, vae.config.downsampling * shape[0], vae.config.downsampling * shape[1])
     assert seen == {(96, 8): [(96, 8)], (8, 104): [(8, 64)] * 2, (104, 72): [(64, 64)] * 4}[shape]
 
 

@@ -142,7 +142,7 @@ def test_a_vae_of_three_levels_for_another_base(states, tmp_path):
     own = model(tmp_path, base)
     for folder in (other, other / "vae"):
         found = model(tmp_path, base, vae=str(folder))
-        assert (found.pixels, own.pixels) == (4, 8)
+        assert (found.downsampling, own.downsampling) == (4, 8)
         assert found.generate("a", **FEW)[0].images[0].size == (64, 64)
         assert found.mixture != own.mixture  # a size means other latents, so that scores do not compare
 
@@ -151,7 +151,7 @@ def test_a_single_file_with_a_vae_of_three_levels(states, tmp_path):
     vae = {f"{forms.VAE}{name}": tensor for name, tensor in random_vae(THREE_LEVELS).state_dict().items()}
     base = forms.safetensors(tmp_path / "a.safetensors", forms.without(states[0], forms.VAE) | vae)
     found = model(tmp_path, base)
-    assert found.pixels == 4
+    assert found.downsampling == 4
     assert found.generate("a", **FEW)[0].images[0].size == (64, 64)
 
 

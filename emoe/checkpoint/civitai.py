@@ -18,7 +18,7 @@ from typing import Any
 import requests
 
 from emoe.checkpoint.download import CHUNK, USER_AGENT, download
-from emoe.checkpoint.memory import cache_folder, recall, remember
+from emoe.checkpoint.remembered import cache_folder, recall, remember
 from emoe.checkpoint.settings import LIMIT
 from emoe.checkpoint.source import Civitai, plain
 from emoe.errors import EmoeError

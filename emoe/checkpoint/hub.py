@@ -14,7 +14,7 @@ from huggingface_hub import constants, errors
 from huggingface_hub.utils.logging import get_logger
 
 from emoe.checkpoint.layout import Folder
-from emoe.checkpoint.memory import recall, remember
+from emoe.checkpoint.remembered import recall, remember
 from emoe.errors import EmoeError
 from emoe.redact import redacted
 

@@ -60,7 +60,7 @@ def vae_config(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any],
     return VAEConfig(channels=channels, groups=groups, latent_channels=latent_channels, scaling=_scaling(config, where))
 
 
-def pixels_told(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], where: str) -> int:
+def downsampling_told(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], where: str) -> int:
     """Image pixels per latent pixel, along a side, before a VAE is loaded: SD1.5's 8 where nothing tells.
 
     config: its config.json, or {}.  shapes: those of its tensors, or {}.  EmoeError for a number of levels that no VAE

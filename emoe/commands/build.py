@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     from emoe.checkpoint.source import plain
     from emoe.config import read_weights
     from emoe.pipeline import EMoE
-    from emoe.save_segmoe import save_segmoe
+    from emoe.segmoe import save_segmoe
 
     weights = read_weights(options.weights)
     top = weights.top or len(weights.experts) or None  # None where a SegMoE folder tells

@@ -17,9 +17,9 @@ from emoe.commands.options import (
     rows_of,
 )
 from emoe.commands.scored import kept_scores
-from emoe.errors import EmoeError
+from emoe.errors import EmoeError, many
 from emoe.records import USUAL, Record, RecordFile
-from emoe.terminal import many, say, show
+from emoe.terminal import say, show
 from emoe.whole import check_place
 
 DESCRIPTION = """\

@@ -21,10 +21,10 @@ from emoe.commands.options import (
     show_json,
     texts_of,
 )
-from emoe.errors import EmoeError
+from emoe.errors import EmoeError, many
 from emoe.progress import Lines, progress
 from emoe.records import Record, RecordFile
-from emoe.terminal import many, say, show, visible
+from emoe.terminal import say, show, visible
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     told = {field.name: getattr(options, field.name) for field in fields(Recipe)}
     recipe = Recipe(**told | _limit(options, reference))
     if reference and recipe.mode == "mixture":
-        raise EmoeError("mode 'mixture' measures no uncertainty to compare; choose 'fast' or 'emoe'")
+        raise EmoeError("mode 'mixture' has no uncertainty to compare; choose 'fast' or 'emoe'")
     if options.maps and recipe.mode == "mixture":
         raise EmoeError("mode 'mixture' has no map to draw; choose 'fast' or 'emoe'")
     if options.batch_size is not None:

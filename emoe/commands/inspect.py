@@ -33,14 +33,16 @@ def run(options: argparse.Namespace) -> int:
     be_verbose(options)
     if not options.source:
         raise EmoeError("the source is empty; name a file, a folder, owner/name or civitai:VERSION")
+
+    from emoe import describing  # these take seconds
+    from emoe.checkpoint import describing as describing_files
+    from emoe.device import choose_device
+
+    choose_device(options.device, options.dtype)  # a file is read on the CPU, and yet a mistake is one
     if options.source.lower().endswith(".toml") or options.source in SHIPPED:
-        from emoe.describing import describe
-
-        found = describe(options.source, options.device, options.dtype)
+        found = describing.describe(options.source, options.device, options.dtype)
     else:
-        from emoe.checkpoint.report import report
-
-        found = report(options.source)
+        found = describing_files.describe(options.source)
     if options.json:
         show(json.dumps(found, ensure_ascii=False))
     elif found["kind"]:
@@ -107,8 +109,8 @@ def _of_checkpoint(found: dict[str, Any]) -> Rows:
         rows.append(
             ("mixture", f"{mixture['experts']} experts, layers {mixture['layers']}, top {mixture['top']}, {gates}")
         )
-        for number, expert in enumerate(mixture["descriptors"] or [], start=1):
-            rows.append((f"expert {number}", str(expert)))
+        for number, descriptors in enumerate(mixture["descriptors"], start=1):
+            rows.append((f"expert {number}", " / ".join(text or "no descriptor" for text in descriptors)))
     if found["left_out"]:
         rows.append(("left out", ", ".join(f"{what} ({count})" for what, count in found["left_out"].items())))
     if found["unknown"]:

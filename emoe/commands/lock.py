@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from emoe.commands.options import add_weights
-from emoe.errors import EmoeError
-from emoe.terminal import many, say
+from emoe.errors import EmoeError, many
+from emoe.terminal import say
 from emoe.whole import check_place, whole
 
 DESCRIPTION = """\

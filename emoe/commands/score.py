@@ -24,10 +24,10 @@ from emoe.commands.options import (
     show_json,
 )
 from emoe.commands.scored import scored
-from emoe.errors import EmoeError
+from emoe.errors import EmoeError, many
 from emoe.prompts import check_text
 from emoe.records import USUAL, Record, RecordFile
-from emoe.terminal import many, say, show, visible
+from emoe.terminal import say, show, visible
 
 DESCRIPTION = """\
 Prints how uncertain the mixture of weights.toml is about each prompt: uncertainty = sqrt(d_mid) * eu, where eu is the

@@ -19,6 +19,7 @@ from emoe.pipeline import DRAWN, SCORED, EMoE
 from emoe.progress import progress
 from emoe.records import Record, RecordFile
 from emoe.scores import Reading
+from emoe.scoring import of_empty
 from emoe.study import ablations
 from emoe.study.alignment import Clip, open_truth, ssim
 from emoe.study.baselines import BASELINES, GATED, classifier_error
@@ -104,8 +105,10 @@ class Stages:
     def fewer(self) -> dict[str, list[Record]]:
         """What `ablations.fewer` sees, by the experts whose paths count."""
 
+        empty = of_empty(self.model, self.reading, texts_of(self.rows)[0])
+
         def compute(start: int, rows: list[Record]) -> Iterator[Record]:
-            yield from _ways(ablations.SUBSETS, ablations.fewer(self.model, *texts_of(rows), self.reading))
+            yield from _ways(ablations.SUBSETS, ablations.fewer(self.model, *texts_of(rows), self.reading, empty))
 
         told = asdict(self.reading) | {"mixture": self.model.mixture}
         size = self.model.batch_size(self.batch_size, SCORED)
@@ -113,7 +116,7 @@ class Stages:
 
     def along(self, name: str) -> dict[str, list[Record]]:
         """What `ablations.along` sees in runs of the paths, by the step."""
-        recipe = replace(self.recipe, read_out=self.reading.read_out)
+        recipe = replace(self.recipe, mode="emoe", read_out=self.reading.read_out)
 
         def compute(start: int, rows: list[Record]) -> Iterator[Record]:
             yield from _ways(name, ablations.along(self.model, *texts_of(rows), recipe, name))

@@ -96,12 +96,12 @@ def run(options: argparse.Namespace) -> int:
     if not options.out:
         raise EmoeError("--out is empty; name a folder")
     _ = read_weights(options.weights)  # a mistake there leaves no folder
-    options.ablate = ablations.check(options.ablate) if options.ablate is not None else []
+    options.ablate = ablations.check(options.ablate, options.estimator) if options.ablate is not None else []
     if options.batch_size is not None:
         check_batch_size(options.batch_size)
     guided = {} if options.guidance is None else {"guidance": options.guidance}
-    if guided and not (options.images or options.baselines or set(options.ablate) & set(ablations.RUNS)):
-        raise EmoeError("--guidance is of images and baselines, and there are none; add --images or --baselines")
+    if guided and not _guides(options):
+        raise EmoeError("--guidance guides nothing here; add --images, --baselines, or --ablate latent or run")
     if options.baselines and any(row["negative_prompt"] for row in rows):
         raise EmoeError("--baselines guides away from the empty prompt; leave negative prompts out")
     reading = reading_of(options)
@@ -157,12 +157,14 @@ def _found(options: argparse.Namespace, stages: Stages, clip: Clip | None, ways:
     parts = [stages.scores()]
     files = {"weights": Path(options.weights).name} | ({"list": Path(options.prompts).name} if options.prompts else {})
     settings = files | asdict(stages.reading) | {"mixture": model.mixture}
+    if _guides(options):
+        settings |= {"guidance": recipe.guidance, "steps": recipe.steps}
     found: dict[str, Any] = {}
     if clip:
         drawn = stages.images()
         parts.append(stages.alignment(clip, options.clip, drawn, _truths(options)))
         parts.append([{"images": record["images"]} for record in drawn])
-        settings |= {"CLIP": options.clip, "guidance": recipe.guidance, "steps": recipe.steps, "vae": model.vae_mark}
+        settings |= {"CLIP": options.clip, "vae": model.vae_mark}
         found["images"] = folder / "images"
     if options.baselines:
         parts.append([{"baselines": record["baselines"]} for record in stages.baselines()])
@@ -179,6 +181,11 @@ def _found(options: argparse.Namespace, stages: Stages, clip: Clip | None, ways:
         kept = (folder / "scores.jsonl").stat().st_size / len(records)
         found["cost"] = cost(model, records[0]["prompt"], stages.reading, recipe, kept)
     return Studied(records=records, settings=settings, words=options.word, resamples=RESAMPLES, **found)
+
+
+def _guides(options: argparse.Namespace) -> bool:
+    """Whether anything of a study is guided; a score is not."""
+    return options.images or options.baselines or not {"latent", "run"}.isdisjoint(options.ablate)
 
 
 def _truths(options: argparse.Namespace) -> Path:

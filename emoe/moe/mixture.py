@@ -34,7 +34,7 @@ class Mixture(nn.Module):
     def forward(self, x: Tensor, route: Route) -> Tensor:
         """x (b, n, c) -> (b, n, c'). An expert that nobody chose is not run."""
         out = None
-        for expert, rows, weight in route.shares(x, self.gate):
+        for expert, rows, weight in route.divide(x, self.gate):
             y = self.experts[expert](x[rows]) * weight
             if out is None:
                 out = y.new_zeros(*x.shape[:-1], y.shape[-1])

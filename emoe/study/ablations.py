@@ -37,19 +37,21 @@ class Way(NamedTuple):
     reading: Reading
 
 
-def check(asked: str) -> list[str]:
-    """ "size,split" -> ["size", "split"]; EmoeError for what there is not."""
+def check(asked: str, estimator: str = "eu") -> list[str]:
+    """ "size,split" -> ["size", "split"]; EmoeError for what there is not, or not of that estimator."""
     names = [name.strip() for name in asked.split(",")]
     for name in names:
         if name not in ABLATIONS:
             raise EmoeError(f"--ablate {name!r}: choose of {', '.join(ABLATIONS)}")
+        if name in RUNS and estimator != "eu":
+            raise EmoeError(f"--ablate {name} is read as eu, not {estimator}; leave it out, or --estimator")
     return names
 
 
 def ways(model: EMoE, reading: Reading, asked: Sequence[str]) -> Iterator[Way]:
     """All but the reading itself. The reading has a size. All timesteps start from the same noise, as `--timestep`."""
     if "size" in asked:
-        step = 8 * model.pixels
+        step = 8 * model.downsampling
         sizes = {round(reading.size * part / step) * step for part in (0.5, 0.75, 1.5)} - {0, reading.size}
         yield from (Way(f"size {size}", model, replace(reading, size=size)) for size in sorted(sizes))
     if "timestep" in asked:
@@ -77,11 +79,11 @@ def looks(count: int) -> list[int]:
 
 @torch.inference_mode()
 def along(model: EMoE, prompts: list[str], negatives: list[str], recipe: Recipe, name: str) -> dict[str, Tensor]:
-    """The uncertainty, (b,) each, of the paper's Algorithm 1: "latent", at what its first step leaves of every path
-    (guided), or "run", at the mid-block of steps from the first to the last.
+    """The uncertainty, (b,) each, of the paper's Algorithm 1 (the recipe's mode is "emoe"): "latent", at what its first
+    step leaves of every path (guided), or "run", at the mid-block of steps from the first to the last.
     """
     found = {}
-    for step in steps(model, prompts, negatives, replace(recipe, mode="emoe")):
+    for step in steps(model, prompts, negatives, recipe):
         if name == "latent":
             return {"latent": measure(step.latents[None]).uncertainty}
         if step.timestep in looks(recipe.steps):
@@ -91,20 +93,23 @@ def along(model: EMoE, prompts: list[str], negatives: list[str], recipe: Recipe,
 
 
 @torch.inference_mode()
-def fewer(model: EMoE, prompts: list[str], negatives: list[str], reading: Reading) -> dict[str, Tensor]:
+def fewer(
+    model: EMoE, prompts: list[str], negatives: list[str], reading: Reading, empty: Tensor | None = None
+) -> dict[str, Tensor]:
     """The uncertainty, (b,) each, of fewer paths of the same forward: without each expert in turn, and of each pair.
 
     The mixture and its gate stay, so this is about whose paths are compared: one expert alone may make the number.
+    empty: `of_empty` of the list.
     """
     text = model.encode(prompts)
     m = middle(model, text, model.route(text, model.encode(negatives) if any(negatives) else None), reading)
     count = m.shape[1]
     sizes = sorted({size for size in (2 if count <= FEW else 0, count - 1) if 2 <= size < count})
-    return {
-        "experts " + " ".join(str(i + 1) for i in chosen): measure(m[:, list(chosen)]).uncertainty.cpu()
-        for size in sizes
-        for chosen in combinations(range(count), size)
-    }
+    found = {}
+    for some in (list(chosen) for size in sizes for chosen in combinations(range(count), size)):
+        name = "experts " + " ".join(str(i + 1) for i in some)
+        found[name] = measure(m[:, some], empty if empty is None else empty[:, some]).uncertainty.cpu()
+    return found
 
 
 def _with(model: EMoE, gate: UniformGate | None = None, split: str | None = None) -> EMoE:
@@ -115,5 +120,5 @@ def _with(model: EMoE, gate: UniformGate | None = None, split: str | None = None
         gate or model.gate,
         split or model.split,
         prediction=model.prediction,
-        pixels=model.pixels,
+        downsampling=model.downsampling,
     )

@@ -19,7 +19,7 @@ from emoe.model import Model
 from emoe.schedule import BARS, ddim, estimate, posterior_mean, posterior_sigma
 from emoe.study.observe import Observed
 from emoe.text import TextStates
-from emoe.uncertainty import population_variance
+from emoe.uncertainty import answer, population_variance
 
 Baseline = Callable[[Observed], Tensor]  # (b,)
 
@@ -74,9 +74,9 @@ def squared_distances(x: Tensor) -> Tensor:
     return (x[:, :, None] - x[:, None]).square().sum(dim=-1)
 
 
-def change(seen: Observed) -> Tensor:
-    """(b,): how far the prompt moves the mean path at the mid-block, beside the empty prompt by the same route."""
-    return (seen.m_post.mean(dim=0) - seen.m_empty.mean(dim=0)).square().flatten(1).mean(dim=1)
+def answered(seen: Observed) -> Tensor:
+    """(b,): how much the prompt changes; the empty prompt goes by its route here, by its own in a score."""
+    return answer(seen.m_post[None], seen.m_empty[None])[:, 0]
 
 
 def _dimension(seen: Observed) -> int:
@@ -101,7 +101,7 @@ def margin(logits: Tensor) -> Tensor:
     return 1 - (first - second)
 
 
-def likeness(logits: Tensor) -> Tensor:
+def spread(logits: Tensor) -> Tensor:
     """A gate that tells experts apart is sure: minus the variance of its logits."""
     return -logits.var(dim=-1, correction=0)
 
@@ -117,14 +117,14 @@ BASELINES: dict[str, Baseline] = {
     **{f"PaiDE {name}": _paide(name, False) for name in ("KL", "Bhattacharyya", "W2")},
     **{f"PaiDE {name}, D/d": _paide(name, True) for name in ("KL", "Bhattacharyya", "W2")},
     "mean W2": lambda seen: mean_distance(distances(seen, "W2")),
-    "silence": lambda seen: -change(seen),  # no disagreement at all: how little the prompt does
+    "silence": lambda seen: -answered(seen),  # no disagreement at all: how little the prompt does
     "tokens": lambda seen: -seen.tokens.float(),  # shorter is more uncertain, as in the paper's Table 1
 }
 GATED: dict[str, Baseline] = {  # where the gate has logits
     "gate entropy, all": lambda seen: entropy(seen.logits.softmax(dim=-1)),
     "gate entropy, chosen": lambda seen: entropy(seen.weights),
     "gate margin": lambda seen: margin(seen.logits),
-    "gate spread": lambda seen: likeness(seen.logits),
+    "gate spread": lambda seen: spread(seen.logits),
 }
 
 
@@ -137,7 +137,7 @@ def classifier_error(model: Model, text: TextStates, seen: Observed, timestep: i
     guidance), gives it fresh noise to `timestep`, and lets the ordinary mixture find that. One forward more.
     """
     image, bar = seen.unguided.image.mean(dim=0), BARS[timestep]
-    fresh = model.noise(seed, model.pixels * seen.z.shape[-1])
+    fresh = model.noise(seed, model.downsampling * seen.z.shape[-1])
     z = (bar**0.5 * image + (1 - bar) ** 0.5 * fresh).to(model.dtype)
     t = torch.tensor([timestep], device=model.device)
     out = model.unet(z, t, text.states.to(model.dtype), model.route(text, None, split=False))

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from emoe import __version__
+from emoe.errors import many
 from emoe.prompts import KEPT
 from emoe.records import Record
 from emoe.study import columns, figures, groups, questions, templates
 from emoe.study.report import Report, write_rows
-from emoe.terminal import many
 
 FIRST = " (uncertainty and relative: a mean over noises, the others of the first one alone)"
 SAME = 0.999  # rank correlation of what is one number by two names

@@ -16,6 +16,6 @@ class VAEConfig:
     scaling: float = 0.18215  # brings latents to the unit variance that the UNet was trained on
 
     @property
-    def pixels(self) -> int:
+    def downsampling(self) -> int:
         """Image pixels per latent pixel, along a side: every level but the last halves the resolution."""
         return 2 ** (len(self.channels) - 1)

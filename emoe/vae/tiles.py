@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 
 
-def tiled(decode: Callable[[Tensor], Tensor], z: Tensor, pixels: int, size: int = 64, overlap: int = 16) -> Tensor:
-    """`decode` of z (b, c, h, w) -> (b, 3, pixels·h, pixels·w), in tiles of `size` latent pixels per side.
+def tiled(decode: Callable[[Tensor], Tensor], z: Tensor, f: int, size: int = 64, overlap: int = 16) -> Tensor:
+    """`decode` of z (b, c, h, w) -> (b, 3, f·h, f·w), in tiles of `size` latent pixels per side.
 
-    pixels: image pixels per latent pixel, along a side. Tiles overlap by `overlap` or more latent pixels, over
+    f: image pixels per latent pixel, along a side. Tiles overlap by `overlap` or more latent pixels, over
     which each fades linearly into the next.
     """
     b, _, h, w = z.shape
-    image = torch.zeros(b, 3, pixels * h, pixels * w, device=z.device)
-    total = torch.zeros(pixels * h, pixels * w, device=z.device)
+    image = torch.zeros(b, 3, f * h, f * w, device=z.device)
+    total = torch.zeros(f * h, f * w, device=z.device)
     for top, left in product(starts(h, size, overlap), starts(w, size, overlap)):
         tile = decode(z[:, :, top : top + size, left : left + size])
-        down, across = (ramp(length, pixels * overlap).to(z.device) for length in tile.shape[-2:])
+        down, across = (ramp(length, f * overlap).to(z.device) for length in tile.shape[-2:])
         weight = down[:, None] * across
-        place = (..., slice(pixels * top, pixels * (top + size)), slice(pixels * left, pixels * (left + size)))
+        place = (..., slice(f * top, f * (top + size)), slice(f * left, f * (left + size)))
         image[place] += weight * tile
         total[place] += weight
     return (image / total).to(z.dtype)

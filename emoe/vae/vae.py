@@ -1,6 +1,6 @@
 """The SD1.5 autoencoder: images to latents, which the UNet works on, and back.
 
-Axes: b images, c channels, H W image pixels, h w latent pixels, `config.pixels` of the former to one of
+Axes: b images, c channels, H W image pixels, h w latent pixels, `config.downsampling` of the former to one of
 the latter.
 """
 
@@ -71,7 +71,7 @@ class VAE(nn.Module):
         self.decoder = Decoder(config)
 
     def encode(self, image: Tensor) -> Tensor:
-        """Image (b, 3, H, W) in [-1, 1], H and W multiples of `config.pixels` -> latents (b, 4, h, w): the mean."""
+        """Image (b, 3, H, W) in [-1, 1], sides multiples of `config.downsampling` -> latents (b, 4, h, w): the mean."""
         x = image.to(self.quant_conv.weight)
         mean, _ = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
         return mean * self.config.scaling
@@ -79,7 +79,7 @@ class VAE(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (b, 4, h, w) -> image (b, 3, H, W); [-1, 1] is black to white, and may be overshot."""
         z = latents.to(self.post_quant_conv.weight) / self.config.scaling
-        return tiled(self._decode, z, self.config.pixels) if max(z.shape[-2:]) > LARGE else self._decode(z)
+        return tiled(self._decode, z, self.config.downsampling) if max(z.shape[-2:]) > LARGE else self._decode(z)
 
     def _decode(self, z: Tensor) -> Tensor:
         return self.decoder(self.post_quant_conv(z))

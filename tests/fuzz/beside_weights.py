@@ -79,7 +79,7 @@ def settings(folder: Path) -> Run:
     """A config.json beside valid weights, as every network reads it."""
     from emoe.checkpoint.architecture import tells_all, unet_config
     from emoe.checkpoint.load_text import text_config
-    from emoe.checkpoint.load_vae import pixels_told, vae_config
+    from emoe.checkpoint.load_vae import downsampling_told, vae_config
     from emoe.checkpoint.settings import positive, read_json
 
     path = folder / "config.json"
@@ -91,7 +91,7 @@ def settings(folder: Path) -> Run:
             lambda: unet_config(UNET, config, "unet"),
             lambda: text_config(TEXT, config, "text"),
             lambda: vae_config(VAE, config, "vae"),
-            lambda: pixels_told(config, VAE, "vae"),
+            lambda: downsampling_told(config, VAE, "vae"),
             lambda: tells_all(UNET, config),
             lambda: positive(config, "num_experts_per_tok", 2, "unet"),
         )

@@ -30,12 +30,12 @@ VAE |= {"decoder.conv_in.weight": (32, 4, 3, 3)}
 def reader() -> Callable[[Path], None]:
     """What `emoe inspect` does with a file; and every tensor in it is read, also those of no use."""
     import emoe.checkpoint.load_text  # noqa: F401 (which a report imports when it meets a text encoder)
+    from emoe.checkpoint.describing import describe
     from emoe.checkpoint.file import WeightsFile
     from emoe.checkpoint.parts import Part
-    from emoe.checkpoint.report import report
 
     def read_all(path: Path) -> None:
-        if refused := report(str(path))["refused"]:
+        if refused := describe(str(path))["refused"]:
             check_message(EmoeError(refused))
         file = WeightsFile(path)
         for name, entry in file.entries.items():

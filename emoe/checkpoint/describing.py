@@ -1,4 +1,4 @@
-"""What `emoe inspect` tells of a source."""
+"""What `emoe inspect` tells of a source; of a weights.toml, `emoe.describing` tells it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from emoe.checkpoint.architecture import tells_all
 from emoe.checkpoint.contents import PARTS
 from emoe.checkpoint.detect import LORA, SEGMOE
 from emoe.checkpoint.hashes import file_sha256
-from emoe.checkpoint.load_unet import brought, build, load_unet
+from emoe.checkpoint.load_unet import brought, load_unet
+from emoe.checkpoint.mixture import saved_mixture
 from emoe.checkpoint.open import examine
 from emoe.checkpoint.open_lora import open_lora
 from emoe.checkpoint.parts import Checkpoint, Part
 from emoe.checkpoint.source import plain
 from emoe.device import enough_memory
 from emoe.errors import EmoeError
-from emoe.moe import layers_of, mixtures
 from emoe.unet import UNet
 
 
-def report(source: str) -> dict[str, Any]:
+def describe(source: str) -> dict[str, Any]:
     """A JSON-ready account of a source, also of one that cannot be used: "refused" then says why.
 
     Every tensor of the UNet and the text encoder is read, as loading would; of a LoRA, every matrix.
@@ -55,12 +55,13 @@ def _checkpoint(found: Checkpoint) -> dict[str, Any]:
         parts["unet"]["problem"] = refused = _problem(lambda: load_unet(found))
     if "text_encoder" in found.parts:
         parts["text_encoder"]["problem"] = _problem(lambda: _try_text(found))
+    mixture = saved_mixture(found.parts["unet"]) if found.kind.name == SEGMOE and not refused else None
     return {
         "refused": refused,
         "unet_names": found.naming if "unet" in found.parts else None,
         "prediction": found.prediction if "unet" in found.parts else None,
         "parts": parts,
-        "segmoe": _mixture(found) if found.kind.name == SEGMOE and not refused else None,
+        "segmoe": mixture._asdict() if mixture else None,
         "left_out": dict(found.dropped),
         "unknown": found.unknown,
     }
@@ -106,20 +107,3 @@ def _try_text(found: Checkpoint) -> None:
 
     tokenizer = found.folder.folder("tokenizer") if found.folder and found.folder.has("tokenizer") else None
     load_text(found.parts["text_encoder"], tokenizer)
-
-
-def _mixture(found: Checkpoint) -> dict[str, Any] | None:
-    """What a SegMoE folder says of itself, and what its tensors say."""
-    unet = build(found.parts["unet"])
-    first = next(iter(mixtures(unet).values()), None)
-    if first is None:  # what looked like an expert's was left out
-        return None
-    told = found.parts["unet"].config.get("segmoe_config")
-    told = told if isinstance(told, dict) else {}
-    return {
-        "experts": len(first.experts),
-        "layers": layers_of(unet),
-        "gates": first.gate is not None,
-        "top": told.get("num_experts_per_tok"),
-        "descriptors": told.get("experts") if isinstance(told.get("experts"), list) else None,
-    }

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from emoe.denoise import denoise
-from emoe.route import PromptRoute, Share
+from emoe.route import PromptRoute, Work
 from emoe.schedule import draws
 from emoe.text import TextEncoder
 from emoe.unet import UNet
@@ -31,12 +31,12 @@ class Witness(PromptRoute):
         super().__init__(one_hot, device=device, dtype=dtype)
         self.expert = expert
 
-    def merged(self, weights: Sequence[Tensor]) -> None:
+    def merged(self, matrices: Sequence[Tensor]) -> None:
         """Every mixture is to ask for its shares, and so to show its input."""
 
-    def shares(self, x: Tensor, gate: nn.Module) -> list[Share]:
+    def divide(self, x: Tensor, gate: nn.Module) -> list[Work]:
         gate.weight[self.expert] = normalize(x[-1].float().mean(dim=0), dim=0)  # (n, c) -> (c,)
-        return super().shares(x, gate)
+        return super().divide(x, gate)
 
 
 @torch.inference_mode()
