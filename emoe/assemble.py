@@ -18,7 +18,7 @@ from emoe.checkpoint.load_text import load_text
 from emoe.checkpoint.load_unet import brought, build, load_mixture, load_unet
 from emoe.checkpoint.load_vae import downsampling_told, load_vae
 from emoe.checkpoint.lora import with_loras
-from emoe.checkpoint.open import examine, open_checkpoint, open_folder, part_config, reach
+from emoe.checkpoint.open import examine, open_checkpoint, open_folder, open_part, part_config, reach
 from emoe.checkpoint.open_lora import open_lora
 from emoe.checkpoint.parts import Checkpoint
 from emoe.checkpoint.source import plain
@@ -98,8 +98,7 @@ def _open(weights: Weights, key: str, *parts: str, source: str | None = None) ->
 
 def _part(weights: Weights, part: str, text: str) -> Checkpoint:
     """A source that one part is taken from."""
-    found = examine(text, parts=(part,), base=weights.folder, revision=weights.revision)
-    return _verified(weights, text, found)
+    return _verified(weights, text, open_part(text, part, weights.folder, weights.revision))
 
 
 def _verified(weights: Weights, text: str, checkpoint: Checkpoint) -> Checkpoint:

@@ -230,6 +230,8 @@ class _Reader:
         for key in table:
             if key not in known:
                 place = "; it goes under an [[expert]]" if key in EXPERT_KEYS else ""
+                if where and key in TOP_KEYS:
+                    place = "; it goes above the first [[expert]]"
                 raise self.wrong(key, f"is no key{place}; the keys here are {', '.join(sorted(known))}")
 
     def wrong(self, key: str, what: str) -> EmoeError:

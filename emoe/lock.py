@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from emoe.assemble import STOCK, needs_stock
+from emoe.assemble import SPOKEN, STOCK, needs_stock
 from emoe.checkpoint import civitai, hub, source
 from emoe.checkpoint.hashes import check_hash, check_hashes, hashes
 from emoe.checkpoint.hub import HubFolder
-from emoe.checkpoint.open import examine, open_checkpoint
+from emoe.checkpoint.load_unet import brought, build
+from emoe.checkpoint.open import examine, open_checkpoint, open_part
 from emoe.checkpoint.open_lora import open_lora
 from emoe.checkpoint.parts import Checkpoint
 from emoe.config import Expert, LoraSource, Weights
@@ -40,7 +42,8 @@ def lock(weights: Weights, path: Path) -> Weights:
     if weights.tokenizer:  # small files, which a Hub commit holds; of folders here they are not hashed
         with about(f"{weights.path}: tokenizer"):
             fixed["tokenizer"] = _fixed(weights.tokenizer, weights, path)
-    experts = tuple(map(copy.expert, weights.labels, weights.experts))
+    mixed = brought(build(base.parts["unet"]), weights.layers) if any(e.loras for e in weights.experts) else {}
+    experts = tuple(copy.expert(label, e, mixed) for label, e in zip(weights.labels, weights.experts, strict=True))
     return replace(weights, path=path, experts=experts, revision=None, sha256=copy.sha256, **fixed)
 
 
@@ -51,26 +54,36 @@ class _Copy:
         self.weights, self.path = weights, path
         self.sha256: dict[str, str] = {}
 
-    def expert(self, label: str, expert: Expert) -> Expert:
+    def expert(self, label: str, expert: Expert, mixed: Mapping[str, tuple[int, ...]]) -> Expert:
+        """mixed: the layers that a LoRA may change, and the shapes of their weights."""
         source = self.checkpoint(label, expert.source, "unet", sha256=expert.sha256)
-        loras = [replace(x, source=self.lora(f"{label}: loras[{i}]", x.source)) for i, x in enumerate(expert.loras)]
+        loras = [
+            replace(lora, source=self.lora(f"{label}: loras[{i}]", lora.source, mixed))
+            for i, lora in enumerate(expert.loras)
+        ]
         return replace(expert, source=source, loras=tuple(loras))
 
     def checkpoint(self, key: str, text: str, *parts: str, sha256: str | None = None) -> str:
         """sha256: what weights.toml says of the file that holds the UNet."""
-        opens = open_checkpoint if "unet" in parts else examine
         with about(f"{self.weights.path}: {key}"):
             for_good = _fixed(text, self.weights, self.path)
-            opened = opens(for_good, parts=parts, base=self.path.parent)
+            if "unet" in parts:
+                opened = open_checkpoint(for_good, parts=parts, base=self.path.parent)
+            else:
+                opened = open_part(for_good, *parts, self.path.parent)
+                if missing := set(parts) - opened.parts.keys():
+                    raise EmoeError(f"{opened.source} has no {SPOKEN[missing.pop()]}; name another")
             self._add(text, for_good, opened)
             if sha256:
                 check_hash(opened, sha256)
         return for_good
 
-    def lora(self, key: str, text: str) -> str:
+    def lora(self, key: str, text: str, mixed: Mapping[str, tuple[int, ...]]) -> str:
         with about(f"{self.weights.path}: {key}"):
             for_good = _fixed(text, self.weights, self.path, "LoRA")
-            self._add(text, for_good, open_lora(for_good, base=self.path.parent))
+            opened = open_lora(for_good, base=self.path.parent)
+            opened.parts["lora"].check(mixed)
+            self._add(text, for_good, opened)
         return for_good
 
     def _add(self, text: str, for_good: str, opened: Checkpoint) -> None:

@@ -59,8 +59,13 @@ def _segmoe_config(model: Model, base: str) -> dict[str, Any]:
     return {
         "base_model": base,
         "experts": [
-            {"source_model": plain(e.source), "positive_prompt": e.positive, "negative_prompt": e.negative}
-            for e in model.experts
+            {
+                "source_model": plain(expert.source),
+                "positive_prompt": expert.positive,
+                "negative_prompt": expert.negative,
+                "loras": [{"source": plain(lora.source), "scale": lora.scale} for lora in expert.loras],
+            }
+            for expert in model.experts
         ],
         "moe_layers": layers_of(model.unet),
         "num_experts": model.gate.experts,

@@ -37,7 +37,8 @@ def test_only_the_parts_that_are_asked_for_are_downloaded(at, folder):
         downloads = {r.path.partition("/resolve/")[2] for r in site.requests if r.method == "GET"} - {""}
     assert set(found.parts) == {"unet"}
     assert len(found.parts["unet"].places) == 686
-    assert downloads == {"main/unet/diffusion_pytorch_model.safetensors", "main/unet/config.json"}
+    settings = {"main/unet/config.json", "main/model_index.json"}
+    assert downloads == {"main/unet/diffusion_pytorch_model.safetensors", *settings}
 
 
 def test_of_a_vae_only_the_config_is_downloaded_to_know_its_levels(at, folder):

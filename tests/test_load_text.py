@@ -35,7 +35,7 @@ def test_other_text_encoders_are_refused(states, tmp_path):
         "it lacks final_layer_norm.bias;": {"final_layer_norm.bias": None},
         "is incomplete": {"embeddings.token_embedding.weight": None},
         r"the tokenizer \(49408 tokens, the last one 49407\) does not go with the text encoder \(100 tokens\)": {
-            "embeddings.token_embedding.weight": torch.zeros(100, 64)
+            "embeddings.token_embedding.weight": torch.ones(100, 64)
         },
     }
     for sentence, tensors in cases.items():
@@ -60,7 +60,7 @@ def test_a_base_without_a_text_encoder(states, tmp_path):
 
 
 def test_a_text_encoder_of_another_width(states, tmp_path):
-    wide = {n: torch.zeros(*(128 if s == 64 else s for s in t.shape)).half() for n, t in forms.text(states[0]).items()}
+    wide = {n: torch.ones(*(128 if s == 64 else s for s in t.shape)).half() for n, t in forms.text(states[0]).items()}
     other = forms.safetensors(tmp_path / "text_encoder" / "model.safetensors", wide)
     path = write(tmp_path, states[0])[0]
     message = fails(weights(tmp_path, path, path, path, extra=f'top = 2\ntext_encoder = "{other.parent}"'))

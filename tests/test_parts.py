@@ -248,8 +248,9 @@ def test_the_shadows_that_macos_leaves_are_no_checkpoints(state, tmp_path):
 # In the order of preference: each is taken before all that follow.
 PREFERENCE = [
     f"diffusion_pytorch_model{variant}.{extension}"
+    for variants in (("", ".fp32", ".fp16", ".bf16"), (".ema", ".non_ema"))
     for extension in ("safetensors", "bin")
-    for variant in ("", ".fp32", ".fp16", ".bf16", ".ema", ".non_ema")
+    for variant in variants
 ]
 
 
@@ -268,7 +269,7 @@ JUNK = {
     "position ids": [f"{forms.TEXT}embeddings.position_ids", "text_encoder.text_model.embeddings.position_ids"],
     "CLIP projection": ["cond_stage_model.logit_scale", "cond_stage_model.transformer.text_projection.weight"],
     "training state": ["loss.logvar", "embedding_manager.x", "global_step", "optimizer.state.0"],
-    "markers": ["ztsnr", "edm_vpred"],
+    "markers": ["edm_mean", "edm_vpred"],
     LORA_REMNANTS: ["lora_unet_mid_block.lora_up.weight", f"{TO_K}.lora_A.weight", "lora_te_x.alpha"],
     "ControlNet": ["control_model.input_hint_block.0.weight", "control_model.zero_convs.0.0.bias"],
     "safety checker": ["safety_checker.concept_embeds"],

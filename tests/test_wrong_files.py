@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import zipfile
 from pathlib import Path
@@ -80,7 +81,10 @@ BYTES = {
     "gguf": (lambda p: p.write_bytes(b"GGUF\x03\0\0\0" + bytes(100)), "GGUF"),
     "zip": (write_zip, "zip archive"),
     "noise": (lambda p: p.write_bytes(bytes(range(1, 256)) * 9), "neither safetensors nor a torch pickle"),
-    "short": (lambda p: p.write_bytes(b"abc"), "neither safetensors nor a torch pickle"),
+    "short": (lambda p: p.write_bytes(b"Entry not found"), "a torch pickle (it says 'Entry not found')"),
+    "html-after-a-mark": (lambda p: p.write_bytes(b"\xef\xbb\xbf<html><body>404</body></html>"), "web page"),
+    "rar": (lambda p: p.write_bytes(b"Rar!\x1a\x07" + bytes(99)), "is an archive"),
+    "plain-pickle": (lambda p: p.write_bytes(pickle.dumps({"a": [1, 2]}, protocol=2)), "no pickle of a checkpoint"),
     "safetensors-cut-tail": (lambda p: cut(head(p, {"a": (100,)}), 0.9), "cut-off safetensors"),
     "safetensors-cut-header": (lambda p: cut(head(p, {f"n{i}": (2,) for i in range(99)}), 0.3), "cut-off safetensors"),
     "pickle-cut": (lambda p: cut(forms.pickled(p, {"a": torch.zeros(9999)}), 0.7), "cut-off pickle"),
@@ -157,6 +161,7 @@ def thin(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
 UNET = thin(SD15)
 LORA = {"lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight": (320, 8), "lora_te_x.lora_down.weight": (8, 768)}
 P = forms.UNET
+VAE = {"encoder.conv_in.weight": (4, 3, 3, 3), "decoder.conv_in.weight": (4, 4, 3, 3)}
 KIND = {
     "lora-kohya": (LORA, "a LoRA"),
     "lora-peft": ({"unet.down_blocks.0.attentions.0.attn2.to_k.lora_A.weight": (4, 768)}, "a LoRA"),
@@ -200,8 +205,11 @@ KIND = {
     "lcm-folder": (thin(FOLDER) | {"time_embedding.cond_proj.weight": (320, 256)}, "an LCM checkpoint"),
     "tiny-sd": ({n: s for n, s in UNET.items() if "middle_block" not in n}, "a distilled checkpoint"),
     "bk-sdm": ({n: s for n, s in thin(FOLDER).items() if "attentions.1" not in n}, "a distilled checkpoint"),
-    "vae": ({"decoder.conv_in.weight": (4, 4, 3, 3), "loss.logvar": (1,)}, "a VAE alone"),
-    "vae-ldm": ({"first_stage_model.decoder.conv_in.weight": (4, 4, 3, 3)}, "a VAE alone"),
+    "vae": (VAE | {"loss.logvar": (1,)}, "a VAE alone"),
+    "vae-ldm": ({f"first_stage_model.{name}": shape for name, shape in VAE.items()}, "a VAE alone"),
+    "half-a-vae": ({"decoder.conv_in.weight": (4, 4, 3, 3)}, "half a VAE"),
+    "taesd": ({"encoder.layers.0.weight": (64, 3, 3, 3), "decoder.layers.1.weight": (64, 4, 3, 3)}, "half a VAE"),
+    "taiyi": (UNET | {"cond_stage_model.transformer.word_embeddings.weight": (9, 768)}, "BERT for a text encoder"),
     "text-encoder": (
         {"text_model.embeddings.token_embedding.weight": (9, 768)}
         | {f"text_model.encoder.layers.{i}.layer_norm1.weight": (768,) for i in range(12)},

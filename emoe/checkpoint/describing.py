@@ -12,6 +12,7 @@ from emoe.checkpoint.contents import PARTS
 from emoe.checkpoint.detect import LORA, SEGMOE
 from emoe.checkpoint.hashes import file_sha256
 from emoe.checkpoint.load_unet import brought, load_unet
+from emoe.checkpoint.load_vae import load_vae
 from emoe.checkpoint.mixture import saved_mixture
 from emoe.checkpoint.open import examine
 from emoe.checkpoint.open_lora import open_lora
@@ -53,6 +54,8 @@ def _checkpoint(found: Checkpoint) -> dict[str, Any]:
             part.config = {"attention_head_dim": 1, "norm_num_groups": 1}  # which go with all widths
             parts["unet"]["expert_only"] = True
         parts["unet"]["problem"] = refused = _problem(lambda: load_unet(found))
+    if "vae" in found.parts:
+        parts["vae"]["problem"] = _problem(lambda: load_vae(found.parts["vae"]))
     if "text_encoder" in found.parts:
         parts["text_encoder"]["problem"] = _problem(lambda: _try_text(found))
     mixture = saved_mixture(found.parts["unet"]) if found.kind.name == SEGMOE and not refused else None
@@ -61,6 +64,7 @@ def _checkpoint(found: Checkpoint) -> dict[str, Any]:
         "unet_names": found.naming if "unet" in found.parts else None,
         "prediction": found.prediction if "unet" in found.parts else None,
         "parts": parts,
+        "schedule": found.schedule,
         "segmoe": mixture._asdict() if mixture else None,
         "left_out": dict(found.dropped),
         "unknown": found.unknown,

@@ -15,13 +15,15 @@ import torch
 
 from emoe.checkpoint.file import Entry
 from emoe.checkpoint.names import UNET_ROOTS, VAE_ROOTS, text_from_any
+from emoe.errors import shown
 
 LORA_NAME = re.compile(
     r"lora_(unet|te)\d?_|lycoris_|\.lora_(up|down|A|B)\.|[._]lora\.(up|down)\.|\.hada_[wt]\d|\.lokr_[wt]\d|\.oft_blocks"
 )
-UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "unet.", "")
+UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "unet.", "module.", "_orig_mod.", "")
 
-
+SDXL = "an SDXL checkpoint"
+HALF_A_VAE = "half a VAE, or a small one (TAESD)"
 SEGMOE = "a SegMoE mixture"
 LORA = "a LoRA"
 
@@ -142,7 +144,7 @@ KINDS: tuple[tuple[str, Callable[[Keys], bool], str | None], ...] = (
         f"it has no UNet to mix; {CHECKPOINT}",
     ),
     (
-        "an SDXL checkpoint",
+        SDXL,
         lambda k: (
             k.starts("conditioner.embedders.1.")
             or k.unet_starts("label_emb.0.0.weight", "add_embedding.linear_1.weight")
@@ -159,6 +161,11 @@ KINDS: tuple[tuple[str, Callable[[Keys], bool], str | None], ...] = (
         "an AltDiffusion checkpoint",
         lambda k: k.starts("cond_stage_model.roberta."),
         f"its text encoder is not CLIP; {CHECKPOINT}",
+    ),
+    (
+        "a checkpoint with BERT for a text encoder",
+        lambda k: k.holds(".word_embeddings.", ".token_type_embeddings."),
+        f"SD1.5's is CLIP; {CHECKPOINT}",
     ),
     (
         "a quantised checkpoint",
@@ -208,8 +215,17 @@ KINDS: tuple[tuple[str, Callable[[Keys], bool], str | None], ...] = (
     ("an SD1.x checkpoint", lambda k: bool(k.unet), None),
     (
         "a VAE alone",
-        lambda k: k.only(lambda name: VAE_ROOTS.match(re.sub(r"^(first_stage_model|vae)\.", "", name))),
+        lambda k: (
+            k.only(lambda name: VAE_ROOTS.match(re.sub(r"^(first_stage_model|vae)\.", "", name)))
+            and k.ends("encoder.conv_in.weight")
+            and k.ends("decoder.conv_in.weight")
+        ),
         "it has no UNet; name it under `vae`, and a checkpoint here",
+    ),
+    (
+        HALF_A_VAE,
+        lambda k: k.only(lambda name: VAE_ROOTS.match(re.sub(r"^(first_stage_model|vae)\.", "", name))),
+        "images need SD1.5's encoder and decoder; name a file that holds both under `vae`, and a checkpoint here",
     ),
     (
         "a text encoder alone",
@@ -217,6 +233,24 @@ KINDS: tuple[tuple[str, Callable[[Keys], bool], str | None], ...] = (
         "it has no UNet; name it under `text_encoder`, and a checkpoint here",
     ),
 )
+
+
+def by_pipeline(index: Mapping[str, Any]) -> Kind | None:
+    """What a folder is whose model_index.json names another text encoder than CLIP's; None where it does not.
+
+    Its UNet has the shapes of SD1.5's, and reads another language.
+    """
+    image, text = (_class(index.get(part)) for part in ("image_encoder", "text_encoder"))
+    if text and not text.startswith("CLIPText"):
+        return Kind(f"a checkpoint whose text encoder is {shown(text)}", f"SD1.5's is CLIPTextModel; {CHECKPOINT}")
+    if image and not text:
+        return Kind("a checkpoint that reads images, not text", CHECKPOINT)
+    return None
+
+
+def _class(told: Any) -> str | None:
+    """["transformers", "CLIPTextModel"] -> "CLIPTextModel"."""
+    return told[1] if isinstance(told, list) and len(told) == 2 and isinstance(told[1], str) else None
 
 
 def identify(entries: Mapping[str, Entry]) -> Kind:

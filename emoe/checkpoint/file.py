@@ -17,9 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from emoe.checkpoint.pickles import unpickle
+from emoe.checkpoint.pickles import REFUSED, unpickle
 from emoe.checkpoint.settings import LIMIT
-from emoe.errors import EmoeError
+from emoe.errors import EmoeError, shown
 
 SAFETENSORS, ZIP_PICKLE, LEGACY_PICKLE = "safetensors", "pickle (zip)", "pickle (legacy)"
 
@@ -46,6 +46,7 @@ class Entry(NamedTuple):
     dtype: torch.dtype | str  # the file's own word where torch has none
 
 
+ARCHIVES = (b"Rar!", b"7z\xbc\xaf", b"\x1f\x8b", b"\xfd7zXZ", b"BZh")
 WINDOW = 2**28  # bytes; what is mapped of a file at a time
 LONGEST_NAME = 300  # characters; real ones have some 100
 
@@ -75,7 +76,19 @@ class WeightsFile:
                 raise EmoeError(f"{path} holds a tensor named {name[:60]!r}; the file is broken, use another")
 
     def read(self, name: str) -> Tensor:
-        """One tensor, as stored, on the CPU. May be a view of the file: copy what is to outlive it."""
+        """One tensor, as stored, on the CPU. May be a view of the file: copy what is to outlive it.
+
+        EmoeError if the file is no longer the one that was opened.
+        """
+        try:
+            tensor = self._read(name)
+        except (OSError, KeyError, SafetensorError) as error:
+            raise EmoeError(f"{self.path} was changed or removed while it was read; start again") from error
+        if (tuple(tensor.shape), tensor.dtype) != self.entries[name]:
+            raise EmoeError(f"{self.path} was changed while it was read; start again")
+        return tensor
+
+    def _read(self, name: str) -> Tensor:
         if self.container == SAFETENSORS:
             if self._handle is None or self._mapped > WINDOW:  # a new map: the old one's pages are given back
                 self._handle, self._mapped = safe_open(self.path, "pt"), 0
@@ -112,6 +125,8 @@ class WeightsFile:
         if self._tensors is None:
             try:
                 named = list(flatten(unwrap(unpickle(self.path, self.container == ZIP_PICKLE))))
+            except (EmoeError, FileNotFoundError):
+                raise
             except Exception as error:  # whatever a damaged or hostile file makes of torch's unpickler
                 raise EmoeError(f"{self.path} {_why_not(error)}") from error
             self._tensors = self._ordinary(named)
@@ -132,11 +147,13 @@ class WeightsFile:
 
 def _why_not(error: Exception) -> str:
     """What an unpickling error means. torch's own text advises to switch its protection off."""
-    if isinstance(error, UnpicklingError) and (asked := re.search(r"GLOBAL ([\w.]+)", str(error))):
+    if isinstance(error, UnpicklingError) and (asked := re.search(r"GLOBAL (\w+\.[\w.]+)", str(error))):
         return (
             f"is a pickle that asks for more than tensors ({asked[1]}), which could run code; nothing of it was run. "
             "Use the model's safetensors file, or convert it with a tool you trust"
         )
+    if isinstance(error, UnpicklingError) and str(error).endswith(REFUSED):
+        return f"is no pickle of a checkpoint as torch writes them ({_first_line(error)}); use its safetensors file"
     reason = ": ".join(filter(None, (type(error).__name__, _first_line(error))))
     return f"is a damaged or cut-off pickle ({reason}); download it again"
 
@@ -193,7 +210,7 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
 
 
 def _what_else(head: bytes) -> str:
-    text = head.lstrip().lower()
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if not head.strip(b"\0"):
         return "holds only zeros: a download that never finished; download it again"
     if head.startswith(b"GGUF"):
@@ -207,7 +224,11 @@ def _what_else(head: bytes) -> str:
         return "is a JSON file, not a model; name the weights beside it, or their folder"
     if text.startswith(b"version https://git-lfs"):
         return "is a git-lfs pointer, not the model itself: run `git lfs pull` in its repository"
-    return "is no weights file: neither safetensors nor a torch pickle"
+    if head.startswith(ARCHIVES):
+        return "is an archive, not a checkpoint: unpack it and name the file or folder inside"
+    said = head.decode(errors="replace").strip()
+    quoted = f" (it says {shown(said)})" if said.isprintable() and len(head) < 200 else ""
+    return f"is no weights file: neither safetensors nor a torch pickle{quoted}"
 
 
 def unwrap(tree: object) -> dict:
@@ -230,11 +251,16 @@ def flatten(tree: dict) -> Iterator[tuple[str, Tensor]]:
     """
     seen: set[int] = set()  # some files hold themselves
 
+    def plain(name: str) -> str:
+        return name.removeprefix("module.")  # of models trained on several GPUs
+
     def walk(node: object, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
         if isinstance(node, Tensor):
-            yield prefix.removeprefix("module."), node.detach()  # the prefix of models trained on several GPUs
-        elif type(node) in (int, float) and prefix.endswith(".alpha"):
-            yield prefix, torch.tensor(float(node))
+            yield plain(prefix), node.detach()
+        elif prefix.endswith(".alpha"):
+            if type(node) not in (int, float):  # numpy's, of which no more is known (`pickles.Ignored`)
+                raise EmoeError(f"{shown(prefix)} is no number that is read here; convert the file to safetensors")
+            yield plain(prefix), torch.tensor(float(node))
         elif isinstance(node, dict | list | tuple) and depth < 6 and id(node) not in seen:
             seen.add(id(node))
             for key, value in dict.items(node) if isinstance(node, dict) else enumerate(node):

@@ -76,6 +76,10 @@ class HubFolder(Folder):
     def folder(self, name: str) -> HubFolder:
         return HubFolder(self.repo, self.revision, self.commit, self.listing, _join(self.inner, name))
 
+    def whole(self, part: str) -> HubFolder | None:
+        above, _, name = self.inner.rpartition("/")
+        return HubFolder(self.repo, self.revision, self.commit, self.listing, above) if name == part else None
+
 
 def _join(*names: str) -> str:
     return "/".join(filter(None, names))
@@ -136,7 +140,8 @@ def _status(error: Exception) -> int | None:
 def _explain(repo: str, revision: str | None, error: Exception) -> str:
     """One line, where the library writes several."""
     where = f"the Hub repository {repo}" + (f" at revision {revision!r}" if revision else "")
-    login, nor = "run `hf auth login` or set HF_TOKEN", f"there is no file or folder {repo} here, and "
+    login = "run `hf auth login` or set HF_TOKEN"
+    nor = f"there is no file or folder {repo} here (or, of a weights.toml, beside it), and "
     status = _status(error)
     if isinstance(error, errors.GatedRepoError):
         return f"{where} is gated: accept its terms on its page, then {login}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 from emoe.checkpoint.settings import LIMIT, read_json
@@ -19,7 +20,16 @@ STEMS = {
     "vae": {"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"},
     "text_encoder": {"safetensors": "model", "bin": "pytorch_model"},
 }
-VARIANTS = ("", "fp32", "fp16", "bf16", "ema", "non_ema")  # any safetensors comes before any pickle
+# Any safetensors comes before any pickle, and both before what may be other weights.
+VARIANTS = ("", "fp32", "fp16", "bf16")
+OTHERS = ("ema", "non_ema")
+SCHEDULE = {  # SD1.5's
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "num_train_timesteps": 1000,
+    "rescale_betas_zero_snr": False,
+}
 CHECKPOINTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -33,7 +43,7 @@ class Folder:
         return str(self.root)
 
     def has(self, name: str) -> bool:
-        return os.path.exists(self.root / name)  # False for names that no file can have
+        return os.path.lexists(self.root / name)  # False for names that no file can have; True for broken links
 
     def names(self) -> list[str]:
         """The files directly in the folder."""
@@ -49,14 +59,17 @@ class Folder:
     def folder(self, name: str) -> Folder:
         return Folder(self.root / name)
 
+    def whole(self, part: str) -> Folder | None:
+        """The folder that this one is a part of, if it is named so."""
+        return Folder(self.root.parent) if self.root.name == part else None
+
 
 def weights(folder: Folder, part: str) -> list[str]:
     """The names of the files with a part's weights: one, several if sharded, none if the part is not there."""
-    for extension, stem in STEMS[part].items():
-        for variant in VARIANTS:
-            for name in _spellings(stem, variant, extension):
-                if folder.has(name):
-                    return _shards(folder, name) if name.endswith(".json") else [name]
+    for variants, (extension, stem) in product((VARIANTS, OTHERS), STEMS[part].items()):
+        for name in (name for variant in variants for name in _spellings(stem, variant, extension)):
+            if folder.has(name):
+                return _shards(folder, name) if name.endswith(".json") else [name]
     return []
 
 
@@ -101,7 +114,7 @@ def only_checkpoint(folder: Folder) -> list[str]:
         names = weights(folder, part)
         if len(names) > 1 or (names and folder.has("config.json")):  # a part's own folder
             return names
-    found = [name for name in folder.names() if name.endswith(CHECKPOINTS) and not name.startswith("._")]
+    found = [name for name in folder.names() if name.lower().endswith(CHECKPOINTS) and not name.startswith("._")]
     if len(found) == 1:
         return found
     if found:
@@ -109,7 +122,8 @@ def only_checkpoint(folder: Folder) -> list[str]:
             f"{folder} holds {len(found)} checkpoints and no unet folder; name one of them: "
             + ", ".join(f"{folder}/{name}" for name in found[:6])
         )
-    raise EmoeError(f"{folder} holds no checkpoint: no unet folder, and no .safetensors, .ckpt or .bin file")
+    cache = "; of the Hub's cache, name a folder under snapshots" if folder.has("snapshots") else ""
+    raise EmoeError(f"{folder} holds no checkpoint: no unet folder, and no .safetensors, .ckpt or .bin file{cache}")
 
 
 def config(folder: Folder, name: str = "config.json") -> dict:
@@ -117,14 +131,23 @@ def config(folder: Folder, name: str = "config.json") -> dict:
     return read_json(folder.path(name)) if folder.has(name) else {}
 
 
+def schedule(folder: Folder) -> tuple[str | None, list[str]]:
+    """What a pipeline's scheduler says: its prediction_type, and its settings that SD1.5 does not have."""
+    told = config(folder.folder("scheduler"), "scheduler_config.json")
+    odd = [f"{key} {shown(told[key])}" for key, usual in SCHEDULE.items() if told.get(key, usual) != usual]
+    kind = told.get("prediction_type")
+    return (kind if isinstance(kind, str) else None), odd
+
+
 def sidecar_says_v(folder: Folder, name: str) -> bool:
     """Whether the LDM config beside a single file, as web UIs keep it, declares v-prediction."""
-    sidecar = f"{name.rpartition('.')[0]}.yaml"
-    if not folder.has(sidecar):
+    stem = name.rpartition(".")[0]
+    sidecar = next((name for name in (f"{stem}.yaml", f"{stem}.yml") if folder.has(name)), None)
+    if sidecar is None:
         return False
     try:
         with folder.path(sidecar).open(errors="replace") as file:
             text = file.read(LIMIT)
     except OSError as error:
         raise EmoeError(f"cannot read {folder}/{sidecar}: {error.strerror}") from error
-    return bool(re.search(r"^[ \t]*parameterization:[ \t]*[\"']?v[\"']?[ \t]*(#.*)?$", text, re.MULTILINE))
+    return bool(re.search(r"^[^#\n]*\bparameterization:[ \t]*[\"']?v[\"']?[ \t]*([#,}].*)?$", text, re.MULTILINE))

@@ -62,6 +62,8 @@ def _layer(name: str) -> int:
 
 def text_config(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any], where: str) -> CLIPTextConfig:
     """CLIP's heads are 64 wide and its activation is quick_gelu, unless config.json says otherwise."""
+    if isinstance(nested := config.get("text_config"), Mapping):  # a whole CLIP's
+        config = nested
     try:
         vocabulary, width = shapes[EMBEDDING]
         positions = shapes["embeddings.position_embedding.weight"][0]

@@ -16,6 +16,7 @@ from emoe.vae.config import LEVELS
 
 # Settings of diffusers' AutoencoderKL that change results and not shapes; only SD1.5's values are built here.
 FIXED = {"act_fn": "silu", "shift_factor": None, "latents_mean": None, "latents_std": None}
+SDXL_SCALING = 0.13025
 
 
 def load_vae(part: Part, device: Any = "cpu", dtype: torch.dtype = torch.float32) -> VAE:
@@ -90,6 +91,8 @@ def _scaling(config: Mapping[str, Any], where: str) -> float:
     value = config.get("scaling_factor")
     if value is None:
         return VAEConfig.scaling
+    if value == SDXL_SCALING:
+        raise EmoeError(f"{where}: its scaling_factor is {value}, SDXL's; such a VAE does not read SD1.5's latents")
     if type(value) not in (int, float) or not 1e-3 < value < 1e3:
         raise EmoeError(
             f"{where}: its config.json sets scaling_factor to {shown(value)}; it must be a number like SD1.5's "

@@ -17,6 +17,7 @@ from emoe.checkpoint.parts import Checkpoint, Part
 from emoe.errors import EmoeError
 
 LARGEST_ALPHA = 1e6
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Lora(Part):
 
     alphas: Alphas = field(default_factory=Alphas)  # of layers that have none in the file
     scale: float = 1.0
+    trained = False  # of every layer: what was left alone adds 0
 
     @property
     def layers(self) -> set[str]:
@@ -108,12 +110,9 @@ class Lora(Part):
 def _check_number(where: str, file: WeightsFile, name: str) -> None:
     """An alpha is one number, sometimes a whole one."""
     shape, dtype = file.entries[name]
-    real = isinstance(dtype, torch.dtype) and (dtype.is_floating_point or dtype in WHOLE)
+    real = isinstance(dtype, torch.dtype) and (dtype.is_floating_point or dtype in INTEGERS)
     if torch.Size(shape).numel() != 1 or not real:
         raise EmoeError(f"{where}: {name} is no number; the file is broken, use another")
-
-
-WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass

@@ -25,17 +25,17 @@ ROLES = {
     "lora_up.weight": "up",
     "lora_A.weight": "down",
     "lora_B.weight": "up",
-    "lora_A.default.weight": "down",  # of an adapter that was saved by its name
-    "lora_B.default.weight": "up",
     "lora.down.weight": "down",
     "lora.up.weight": "up",
 }
-SQUASHED = re.compile(r"(?:lora_unet|lycoris)_([^.]+)\.(.+)")
+ADAPTER = re.compile(r"(?<=lora_[AB])\.\w+(?=\.weight$)")  # the name of one, that some files keep
+SQUASHED = re.compile(r"(?:lora_unet|oft_unet|lycoris)_([^.]+)\.(.+)")
 HEAD = re.compile(r"(?:(?:unet|diffusion_model|base_model\.model)\.)+")
 DEEPEST = 10  # words of a layer's name
 # The text encoder's, and the embeddings that some trainers bundle with a LoRA.
 OF_TEXT = re.compile(
-    r"lora_te1?_|text_encoder\.|text_encoders\.clip_l\.|bundle_emb\.|(base_model\.model\.)?text_model\."
+    r"lora_te1?_|lycoris_text_model_|text_encoder\.|(text_encoders\.)?clip_l\.|bundle_emb\."
+    r"|(base_model\.model\.|te\.)?text_model\."
 )
 
 
@@ -58,6 +58,7 @@ def place_of(name: str) -> Place | None:
 
 
 def _place(layer: str | None, role: str) -> Place | None:
+    role = ADAPTER.sub("", role)
     return layer and Place(layer, ROLES.get(role, role))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from emoe.checkpoint import civitai, hub, layout, source
 from emoe.checkpoint.contents import LORA_REMNANTS, PARTS, sort
-from emoe.checkpoint.detect import identify
+from emoe.checkpoint.detect import HALF_A_VAE, SDXL, by_pipeline, identify
 from emoe.checkpoint.file import WeightsFile
 from emoe.checkpoint.layout import Folder
 from emoe.checkpoint.parts import Checkpoint, Part, some
@@ -34,6 +34,11 @@ def open_checkpoint(
         log.log(level, "%s: left out %s (tensors: %d)", found.source, what, count)
     if found.unknown:
         log.warning("%s: left out %s, of no known use", found.source, some(found.unknown))
+    if found.schedule:
+        schedule = ", ".join(found.schedule)
+        log.warning(
+            "%s: trained on another noise schedule (%s) than SD1.5's, which is used here", found.source, schedule
+        )
     return found
 
 
@@ -55,6 +60,14 @@ def examine(
         _add_files(found, folder, names)
     else:
         _add_folder(found, folder, parts)
+    return found
+
+
+def open_part(text: str, part: str, base: Path = Path(), revision: str | None = None) -> Checkpoint:
+    """A source that one part is taken from, whatever else it is. EmoeError for a VAE that cannot serve SD1.5."""
+    found = examine(text, parts=(part,), base=base, revision=revision)
+    if part == "vae" and found.kind.name in (SDXL, HALF_A_VAE):
+        raise EmoeError(f"{found.source} is {found.kind.name}, whose VAE does not read SD1.5's latents; name another")
     return found
 
 
@@ -121,6 +134,8 @@ def _add_files(found: Checkpoint, folder: Folder, names: Mapping[str, str]) -> N
     _add(found, {inner: folder.path(name) for inner, name in names.items()}, PARTS, found.source, config)
     if layout.sidecar_says_v(folder, first):
         found.prediction = "v"
+    if layout.is_part(first) and (above := folder.whole("unet")):
+        _read_schedule(found, above)
 
 
 def _add_folder(found: Checkpoint, folder: Folder, parts: Sequence[str]) -> None:
@@ -131,7 +146,14 @@ def _add_folder(found: Checkpoint, folder: Folder, parts: Sequence[str]) -> None
         paths = {f"{part}/{name}": inner.path(name) for name in layout.weights(inner, part)}
         if paths:
             _add(found, paths, (part,), f"{found.source}/{part}", layout.config(inner))
-    if layout.config(folder.folder("scheduler"), "scheduler_config.json").get("prediction_type") == "v_prediction":
+    if not found.kind.remedy:
+        found.kind = by_pipeline(layout.config(folder, "model_index.json")) or found.kind
+    _read_schedule(found, folder)
+
+
+def _read_schedule(found: Checkpoint, folder: Folder) -> None:
+    prediction, found.schedule = layout.schedule(folder)
+    if prediction == "v_prediction":
         found.prediction = "v"
 
 
@@ -155,6 +177,8 @@ def _add(
         hints = (file.metadata.get("modelspec.prediction_type", "") for file in files)
         if "v_pred" in entries or any(hint.startswith("v") for hint in hints):
             found.prediction = "v"
+        if "ztsnr" in entries:
+            found.schedule.append("zero terminal SNR")
     found.files += files
     found.dropped += contents.dropped
     found.unknown += contents.unknown

@@ -22,7 +22,8 @@ from emoe.errors import EmoeError, shown
 log = logging.getLogger("emoe")
 
 # What trainers say that a LoRA is made for; SD2's self-attention has the shapes of SD1's.
-MADE_FOR = {"ss_base_model_version": "sd_v1", "modelspec.architecture": "stable-diffusion-v1"}
+MADE_FOR = {"ss_base_model_version": ("sd_v1", "sd_1"), "modelspec.architecture": ("stable-diffusion-v1",)}
+OF_THE_BASE = ("pissa", "olora", "corda", "loftq")  # ways to begin that change the base, which a LoRA does not hold
 LAYERS = re.compile(r"\^?[\w.]+")  # what is read of an alpha_pattern; PEFT takes any regular expression
 
 
@@ -40,7 +41,7 @@ def open_lora(text: str, base: Path = Path(), revision: str | None = None) -> Ch
     file = WeightsFile(folder.path(name), inner)
     found.kind, found.files = identify(file.entries), [file]
     if found.kind.name != LORA:
-        remedy = found.kind.remedy or "name it as the source of an expert"
+        remedy = "name a LoRA" if found.kind.remedy else "name it as the source of an expert"
         raise EmoeError(f"{found.source} is {found.kind.name}, not a LoRA; {remedy}")
     _warn_of_others(file, found.source)
     lora = Lora(found.source, alphas=_alphas(_settings(file, folder, name), found.source))
@@ -61,7 +62,7 @@ def open_lora(text: str, base: Path = Path(), revision: str | None = None) -> Ch
 
 def _warn_of_others(file: WeightsFile, where: str) -> None:
     for key, ours in MADE_FOR.items():
-        told = file.metadata.get(key, ours)
+        told = file.metadata.get(key, ours[0])
         if not told.lower().startswith(ours):
             log.warning("%s says that it is made for %s, not SD1.x", where, shown(told))
 
@@ -70,7 +71,10 @@ def _settings(file: WeightsFile, folder: Folder, name: str) -> Mapping[str, Any]
     """PEFT's settings of the UNet: in the LoRA's own file, as diffusers keeps them, or beside it; {} without any."""
     text = file.metadata.get("lora_adapter_metadata")
     if text is None:
-        return config(folder, "adapter_config.json") if name.startswith("adapter_model.") else {}
+        of_peft = any(name.startswith("base_model.model.") for name in file.entries)
+        if of_peft and not folder.has("adapter_config.json"):
+            log.warning("%s: PEFT's adapter_config.json is not beside it; its alpha is taken to be its rank", file.path)
+        return config(folder, "adapter_config.json") if of_peft or name.startswith("adapter_model.") else {}
     try:
         told = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -80,6 +84,9 @@ def _settings(file: WeightsFile, folder: Folder, name: str) -> Mapping[str, Any]
 
 
 def _alphas(told: Mapping[str, Any], where: str) -> Alphas:
+    way = told.get("init_lora_weights")
+    if isinstance(way, str) and way.lower().startswith(OF_THE_BASE):
+        raise EmoeError(f"{where}: began by {shown(way)}, which changes the base as well; merge the LoRA with PEFT")
     usual, own = told.get("lora_alpha"), told.get("alpha_pattern") or {}
     if not isinstance(own, dict) or not all(map(LAYERS.fullmatch, own)):
         raise EmoeError(

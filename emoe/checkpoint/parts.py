@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,9 +13,11 @@ from torch import Tensor
 from emoe.checkpoint.detect import Kind
 from emoe.checkpoint.file import WeightsFile
 from emoe.checkpoint.layout import Folder
-from emoe.errors import EmoeError
+from emoe.errors import EmoeError, many
 
-NO_UNET = Kind("a folder without a UNet", "name a checkpoint that has one")
+NO_UNET = Kind(
+    "a folder without a UNet", "there is no unet/diffusion_pytorch_model in it; name a checkpoint that has one"
+)
 
 
 @dataclass
@@ -25,6 +27,7 @@ class Part:
     where: str  # for messages
     places: dict[str, tuple[WeightsFile, str]] = field(default_factory=dict)  # our name -> its file, its name there
     config: dict[str, Any] = field(default_factory=dict)  # its config.json; {} for single files
+    trained: ClassVar[bool] = True  # so that no matrix of it is 0
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -56,15 +59,21 @@ class Part:
     def read(self, name: str, shape: Sequence[int], **to: Any) -> Tensor:
         """A copy of one tensor in `shape`; `to` (device, dtype) as in `Tensor.to`.
 
-        `problems` has been asked before. EmoeError for weights that are not finite.
+        `problems` has been asked before. EmoeError for weights that are not finite, and for matrices of zeros.
         """
         file, theirs = self.places[name]
         stored = file.read(theirs)
         if stored.itemsize == 1:  # 8-bit floats know hardly any operation
             stored = stored.float()
-        if not torch.isfinite(torch.stack(torch.aminmax(stored))).all():
+        least, largest = torch.aminmax(stored)
+        if not (least.isfinite() and largest.isfinite()):
             raise EmoeError(
                 f"{self.where}: {theirs} holds weights that are not finite; the file is broken, use another"
+            )
+        if self.trained and stored.ndim > 1 and least == largest == 0:
+            raise EmoeError(
+                f"{self.where}: {theirs} holds nothing but zeros, as a download does that never finished; download it "
+                "again"
             )
         return stored.reshape(tuple(shape)).to(copy=True, **to)
 
@@ -82,6 +91,7 @@ class Checkpoint:
     dropped: Counter[str] = field(default_factory=Counter)  # tensors that no forward needs, by what they are
     unknown: list[str] = field(default_factory=list)
     prediction: str = "epsilon"  # or "v", where the file says so
+    schedule: list[str] = field(default_factory=list)  # what it says of another noise schedule than SD1.5's
 
     def release(self) -> None:
         """Let go of open files; reading opens them again."""
@@ -91,7 +101,7 @@ class Checkpoint:
 
 def some(names: Sequence[str]) -> str:
     """A few names, and how many more there are."""
-    more = f" and {len(names) - 3} more tensors" if len(names) > 3 else ""
+    more = f" and {many(len(names) - 3, 'other')}" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
 
 

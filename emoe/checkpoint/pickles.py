@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from pickle import UnpicklingError
+from pickle import UnpicklingError, dumps
 from pickletools import genops
 from typing import Any, BinaryIO, NoReturn
 
@@ -44,7 +44,9 @@ CALLED = (
 NAMED = re.compile(r"torch\.(\w+Storage|storage\.UntypedStorage|b?float\d+\w*|u?int\d+|complex\d+|bool)")
 LITERALS = ("NONE", "NEWTRUE", "NEWFALSE", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING")
 LITERALS += ("BININT", "BININT1", "BININT2", "LONG1")
+REFUSED = ", where a checkpoint has none"  # how an UnpicklingError of ours ends
 MOST_OPCODES = 1_000_000  # 1,700 tensors take some 53,000
+MAGIC = dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
 LEGACY_HEAD = 3  # pickles before the one that matters: a magic number, a version, the system
 
 
@@ -54,6 +56,9 @@ def unpickle(path: Path, zipped: bool) -> object:
         if zipped:
             _check(torch._C.PyTorchFileReader(file).get_record("data.pkl"), path)
         else:
+            if file.read(len(MAGIC)) != MAGIC:
+                _refuse("another beginning than torch's")
+            file.seek(0)
             for _ in range(LEGACY_HEAD):
                 _check(file, path, plain=True)
             _check(file, path)
@@ -179,4 +184,4 @@ def _storage(told: Any, size: int) -> _Made:
 
 
 def _refuse(what: str) -> NoReturn:
-    raise UnpicklingError(f"{what}, where a checkpoint has none")
+    raise UnpicklingError(f"{what}{REFUSED}")

@@ -98,7 +98,7 @@ def plain(text: str) -> str:
 
 def _civitai_id(text: str) -> Civitai:
     match = re.fullmatch(
-        r"civitai:(?P<version>\d{1,18})|urn:air:sd1:(?:checkpoint|lora|locon):civitai:(?P<model>\d{1,18})@(?P<of>\d{1,18})",
+        r"civitai:(?P<version>\d{1,18})|urn:air:sd1:(?:checkpoint|lora|locon|lycoris|dora|vae):civitai:(?P<model>\d{1,18})@(?P<of>\d{1,18})",
         text,
     )
     if not match:

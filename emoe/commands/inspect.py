@@ -104,6 +104,8 @@ def _of_checkpoint(found: dict[str, Any]) -> Rows:
         rows.append((part.replace("_", " "), _part(told)))
     if found["unet_names"]:
         rows += [("names", found["unet_names"]), ("predicts", found["prediction"])]
+    if found["schedule"]:
+        rows.append(("noise", f"{', '.join(found['schedule'])}; SD1.5's schedule is used here"))
     if mixture := found["segmoe"]:
         gates = "with gates" if mixture["gates"] else "without gates"
         rows.append(
@@ -128,7 +130,10 @@ def _usable(found: dict[str, Any]) -> str:
         return "as an expert; as base not, for it comes without the config.json that tells its heads and groups"
     if not text:
         return "as an expert; as base with another text_encoder"
-    return f"as an expert; as base with another text_encoder: {text['problem']}" if text["problem"] else "yes"
+    if text["problem"]:
+        return f"as an expert; as base with another text_encoder: {text['problem']}"
+    vae = found["parts"]["vae"]
+    return f"for scores; for images with another vae: {vae['problem']}" if vae and vae["problem"] else "yes"
 
 
 def _part(told: dict[str, Any] | None) -> str:
