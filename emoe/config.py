@@ -122,7 +122,7 @@ def parse_weights(table: Mapping[str, Any], path: Path) -> Weights:
         tokenizer=reader.text("tokenizer"),
         revision=reader.text("revision"),
         layers=reader.one_of("layers", tuple(LAYERS)) or "all",
-        top=reader.whole("top") or (2 if gate in ("prompt", "hidden") and not segmoe else None),
+        top=reader.integer("top") or (2 if gate in ("prompt", "hidden") and not segmoe else None),
         gate=gate,
         split=reader.one_of("split", SPLITS["all"]),
         temperature=reader.number("temperature", 1.0, 1e-6, 1e6),
@@ -253,7 +253,7 @@ class _Reader:
             raise self.wrong(key, f"is {shown(value)}; choose one of {', '.join(map(repr, choices))}")
         return value
 
-    def whole(self, key: str) -> int | None:
+    def integer(self, key: str) -> int | None:
         value = self.table.get(key)
         if value is not None and (type(value) is not int or value < 1):
             raise self.wrong(key, f"is {shown(value)}; it must be a whole number of at least 1")

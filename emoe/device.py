@@ -51,7 +51,7 @@ def emulates_float16() -> bool:
 
 
 @contextmanager
-def enough_memory(remedy: str = "use a smaller --batch-size or --size") -> Iterator[None]:
+def enough_memory(remedy: str = "use a smaller --size, or --batch-size where there is one") -> Iterator[None]:
     """Turn torch's ways of saying "out of memory" into one line."""
     try:
         yield

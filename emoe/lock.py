@@ -20,7 +20,7 @@ from emoe.checkpoint.parts import Checkpoint
 from emoe.config import Expert, LoraSource, Weights
 from emoe.errors import EmoeError, about
 
-WHOLE = ("base", "segmoe")  # sources of more than one part
+MAIN = ("base", "segmoe")  # sources of more than one part
 PART = ("text_encoder", "vae")
 
 
@@ -30,15 +30,15 @@ def lock(weights: Weights, path: Path) -> Weights:
     path: of the copy's file, where its relative paths start. What is not here yet is downloaded. EmoeError names the
     source that cannot be had.
     """
-    fixed: dict[str, Any] = {key: text for key in (*WHOLE, *PART) if (text := getattr(weights, key))}
-    whole = next(key for key in WHOLE if key in fixed)
-    with about(f"{weights.path}: {whole}"):
-        base = examine(fixed[whole], base=weights.folder, revision=weights.revision)
+    fixed: dict[str, Any] = {key: text for key in (*MAIN, *PART) if (text := getattr(weights, key))}
+    main = next(key for key in MAIN if key in fixed)
+    with about(f"{weights.path}: {main}"):
+        base = examine(fixed[main], base=weights.folder, revision=weights.revision)
     fixed |= {part: STOCK for part in PART if part not in fixed and needs_stock(part, base)}
 
     copy, own = _Copy(weights, path), [part for part in PART if part not in fixed]
     for key, text in fixed.items():
-        fixed[key] = copy.checkpoint(key, text, *(("unet", *own) if key == whole else (key,)))
+        fixed[key] = copy.checkpoint(key, text, *(("unet", *own) if key == main else (key,)))
     if weights.tokenizer:  # small files, which a Hub commit holds; of folders here they are not hashed
         with about(f"{weights.path}: tokenizer"):
             fixed["tokenizer"] = _fixed(weights.tokenizer, weights, path)

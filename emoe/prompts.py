@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from emoe.errors import EmoeError, about, shown
+from emoe.errors import EmoeError, about, many, shown
 
 log = logging.getLogger("emoe")
 
@@ -124,7 +124,7 @@ def _check_columns(names: list[str], path: Path) -> None:
 def warn_of_others(names: Iterable[str], path: Path) -> None:
     """A column that is misspelled would be left out, and nobody would know."""
     if others := [shown(name) for name in dict.fromkeys(names) if name not in COLUMNS]:
-        more = f" and {len(others) - 10} others" if len(others) > 10 else ""
+        more = f" and {many(len(others) - 10, 'other')}" if len(others) > 10 else ""
         log.warning("%s: not used: %s%s; columns are %s", path, ", ".join(others[:10]), more, ", ".join(COLUMNS))
 
 

@@ -83,8 +83,8 @@ class Worker:
         return told
 
 
-TEXT, REAL, WHOLE = pyarrow.string(), pyarrow.float64(), pyarrow.int64()
-SETTINGS = dict.fromkeys(("seed", "seeds", "timestep", "size"), WHOLE)
+TEXT, REAL, INTEGER = pyarrow.string(), pyarrow.float64(), pyarrow.int64()
+SETTINGS = dict.fromkeys(("seed", "seeds", "timestep", "size"), INTEGER)
 SETTINGS |= dict.fromkeys(("read_out", "estimator", "mixture"), TEXT)
 
 

@@ -37,8 +37,8 @@ class RecordFile:
         found = self._read().rstrip(b"\0")  # after a power cut, zeros stand where lines did not reach the disk
         if not found and path.exists() and path.stat().st_size:
             raise self._other("it holds nothing but zero bytes: if a power cut left them, delete it")
-        self.whole = found.rfind(b"\n") + 1  # bytes; what follows, a kill has cut short
-        self.records = self._parsed(found[: self.whole])
+        self.intact = found.rfind(b"\n") + 1  # bytes; what follows, a kill has cut short
+        self.records = self._parsed(found[: self.intact])
         if len(self.records) > len(rows):
             raise self._other(f"it holds {many(len(self.records), 'record')}, this run has {many(len(rows), 'prompt')}")
         for number, (record, row) in enumerate(zip(self.records, rows, strict=False), start=1):
@@ -48,7 +48,7 @@ class RecordFile:
                 raise self._other(f"line {number} is not about prompt {number} of this run: its {key} is another")
             if KEY not in record:
                 raise self._other(f"line {number} has no {KEY}")
-        rest = found[self.whole :]
+        rest = found[self.intact :]
         expected = self._line(rows[len(self.records)])[:-2].encode() if len(self.records) < len(rows) else b""
         length = min(len(rest), len(expected))
         if rest and (not expected or rest[:length] != expected[:length] or _foreign(rest)):
@@ -64,7 +64,7 @@ class RecordFile:
     def keep(self, count: int) -> None:
         """Forget the records after the first `count`; the next write takes their place."""
         self.records = self.records[:count]
-        self.whole = sum(len(line) + 1 for line in self._read().split(b"\n")[:count])
+        self.intact = sum(len(line) + 1 for line in self._read().split(b"\n")[:count])
 
     def go_on(self, batch: int) -> int:
         """How many records are done, in whole batches; what is behind them is cut off.
@@ -82,14 +82,14 @@ class RecordFile:
         data = "".join(map(self._line, records)).encode()
         try:
             with self.path.open("ab") as file:
-                if file.tell() > self.whole:
-                    file.truncate(self.whole)
+                if file.tell() > self.intact:
+                    file.truncate(self.intact)
                 file.write(data)
         except OSError as error:
             with suppress(OSError):  # else the next run does it
-                os.truncate(self.path, self.whole)
+                os.truncate(self.path, self.intact)
             raise EmoeError(f"cannot write {self.path}: {error.strerror}") from error
-        self.whole += len(data)
+        self.intact += len(data)
 
     def _read(self) -> bytes:
         try:

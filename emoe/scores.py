@@ -53,7 +53,8 @@ class Reading:
     @classmethod
     def of(cls, steps: int = 25, timestep: int | None = None, **others: Any) -> Reading:
         """At the first of `steps` steps, or at `timestep` where one is given."""
-        return cls(timestep=timesteps(steps)[0] if timestep is None else timestep, **others)
+        first = timesteps(steps)[0]  # which refuses numbers of steps that cannot be, used or not
+        return cls(timestep=first if timestep is None else timestep, **others)
 
 
 @dataclass(frozen=True)

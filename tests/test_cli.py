@@ -109,6 +109,10 @@ MISTAKES = {
     "size": (["score", "a", "--size", "100"], "size is 100 pixels; it must be a multiple of 64"),
     "size zero": (["score", "a", "--size", "0"], "size is 0 pixels"),
     "steps": (["score", "a", "--steps", "0"], "steps is 0; it must lie between 1 and 999"),
+    "steps that are not used": (["score", "a", "--steps", "0", "--timestep", "5"], "steps is 0"),
+    "an empty place": (["score", "a", "--out", ""], "--out is empty"),
+    "an empty list": (["score", "--prompts", ""], "--prompts is empty"),
+    "a file's device": (["inspect", "gone.ckpt", "--device", "tpu9"], "device is 'tpu9'; choose one of"),
     "timestep": (["score", "a", "--timestep", "1000"], "timestep is 1000; it must lie between 0 and 999"),
     "seeds": (["score", "a", "--seeds", "0"], "seeds is 0"),
     "batch size": (["score", "a", "--batch-size", "0"], "batch_size is 0; it must be a whole number of at least 1"),
@@ -232,7 +236,7 @@ def test_out_of_memory(run, weights, mixture, monkeypatch, error):
     monkeypatch.setattr("emoe.unet.UNet.forward", forward)
     code, out, err = run(*score("a cat", weights=weights))
     assert (code, out) == (2, "")
-    assert err == "emoe: out of memory: use a smaller --batch-size or --size\n"
+    assert err == "emoe: out of memory: use a smaller --size, or --batch-size where there is one\n"
 
 
 def test_help_does_not_wait_for_torch():

@@ -486,7 +486,7 @@ def test_inspect(states, tmp_path, run):
     assert (code, err) == (0, "")
     assert "is a LoRA" in out
     assert "under an expert's loras" in out
-    assert "1 layers are changed, 1 of them where experts are mixed" in out
+    assert "1 layer changed, 1 of them where experts are mixed" in out
     found = json.loads(run("inspect", str(path), "--json")[1])
     assert found["lora"] == {"layers": 1, "mixed": 1, "ranks": [8], "text_encoder_tensors": 1}
     assert found["refused"] is None

@@ -39,7 +39,7 @@ def change(path: Path, **told: object) -> None:
 # Not what it was, or not yet ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("kept", [0.5, *(pytest.param(kept, marks=pytest.mark.slow) for kept in (0.1, 0.9))])
 def test_a_download_that_never_finished(states, tmp_path, kept):
     """Of its full size, and zeros where nothing has come."""
     whole, path = write(tmp_path, *states[:2])

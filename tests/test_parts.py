@@ -136,7 +136,7 @@ def test_baked_in_embeddings_and_the_tokenizer_that_goes_with_them(state, tmp_pa
 
     text = load_text(text_part(tmp_path, state, **{EMBEDDING: rows}), Folder(folder))
     assert text.tokenizer is clip_tokenizer()
-    assert "1 baked-in embeddings are left out" in caplog.text
+    assert "left out 1 embedding, baked in" in caplog.text
     with pytest.raises(EmoeError, match=r"49409 tokens, the last one 49407.* does not go with .*49408 tokens"):
         load_text(text_part(tmp_path, state), Folder(folder))
 

@@ -352,7 +352,7 @@ def test_out_of_memory_in_any_stage(run, weights, monkeypatch, tmp_path, stage):
 
     monkeypatch.setattr(f"emoe.commands.stages.Stages.{stage}", fails)
     code, _, err = run("study", "a cat", "--baselines", *score(weights=weights)[1:], "--out", str(tmp_path / "out"))
-    assert (code, err) == (2, "emoe: out of memory: use a smaller --batch-size or --size\n")
+    assert (code, err) == (2, "emoe: out of memory: use a smaller --size, or --batch-size where there is one\n")
 
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

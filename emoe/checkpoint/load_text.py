@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from emoe.checkpoint.layout import Folder
 from emoe.checkpoint.parts import Part
 from emoe.checkpoint.settings import positive
-from emoe.errors import EmoeError, shown
+from emoe.errors import EmoeError, many, shown
 from emoe.text import TextEncoder
 from emoe.tokenizer import clip_tokenizer
 
@@ -40,7 +40,7 @@ def load_text(part: Part, tokenizer: Folder | None, device: Any = "cpu") -> Text
     for problem in _without_skipped_layers(part, model.config.num_hidden_layers).problems(expected):
         raise EmoeError(f"{part.where}: its text encoder is not like SD1.5's: it {problem}; use another file")
     if rows > kept:  # textual inversions; the tokenizer that knows them goes with them
-        log.warning("%s: its %d baked-in embeddings are left out", part.where, rows - kept)
+        log.warning("%s: left out %s, baked in by a merge", part.where, many(rows - kept, "embedding"))
         tokenizer = None
 
     state = {name: part.read(name, shape, device=device, dtype=torch.float32) for name, shape in expected.items()}

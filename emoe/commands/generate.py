@@ -16,6 +16,7 @@ from emoe.commands.options import (
     add_weights,
     be_verbose,
     noises_text,
+    percentile_text,
     reference_of,
     rows_of,
     show_json,
@@ -149,11 +150,11 @@ class _Table:
         averaged, compared = "by_seed" in records[0], "percentile" in records[0]
         if not self.begun:
             noises = f"{'noise by noise':<19}  " * averaged
-            show(f"{'uncertainty':>11}  {noises}{'percentile  ' * compared}{'images':<7} prompt")
+            show(f"{'uncertainty':>11}  {noises}{'more uncertain than  ' * compared}{'images':<7} prompt")
             self.begun = True
         for record in records:
             uncertainty = f"{record['uncertainty']:.4g}" if "uncertainty" in record else "-"
             outcome = "halted" if record["halted"] else str(len(record["images"]))
-            percentile = f"{record['percentile']:>10.0f}  " if compared else ""
+            percentile = f"{percentile_text(record):<19}  " if compared else ""
             noises = f"{noises_text(record['by_seed']):<19}  " if averaged else ""
             show(f"{uncertainty:>11}  {noises}{percentile}{outcome:<7} {visible(record['prompt'])}")

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from emoe.commands.options import add_machine, be_verbose, route_text
-from emoe.errors import EmoeError
+from emoe.errors import EmoeError, many
 from emoe.shipped import SHIPPED
 from emoe.terminal import show, visible
 
@@ -92,7 +92,7 @@ def _of_lora(found: dict[str, Any]) -> Rows:
     lora = found["lora"]
     return [
         ("usable", f"no: {found['refused']}" if found["refused"] else "under an expert's loras"),
-        ("UNet", f"{lora['layers']} layers are changed, {lora['mixed']} of them where experts are mixed"),
+        ("UNet", f"{many(lora['layers'], 'layer')} changed, {lora['mixed']} of them where experts are mixed"),
         ("ranks", ", ".join(map(str, lora["ranks"])) or "none"),
         ("left out", f"text encoder (tensors: {lora['text_encoder_tensors']})"),
     ]

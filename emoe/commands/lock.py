@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from emoe.commands.options import add_weights
+from emoe.commands.options import add_verbose, add_weights, be_verbose
 from emoe.errors import EmoeError, many
 from emoe.terminal import say
 from emoe.whole import check_place, whole
@@ -21,11 +21,13 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
     parser = commands.add_parser("lock", help="a weights.toml that means the same later", description=DESCRIPTION)
     add_weights(parser)
     parser.add_argument("--out", metavar="FILE.toml", required=True, help="the copy")
+    add_verbose(parser)
     parser.set_defaults(run=run)
     return parser
 
 
 def run(options: argparse.Namespace) -> int:
+    be_verbose(options)
     path = Path(options.out)
     if path.suffix.lower() != ".toml":
         raise EmoeError(f"--out is {options.out!r}; name a file that ends in .toml")

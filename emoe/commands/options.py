@@ -78,6 +78,10 @@ def reference_of(options: argparse.Namespace) -> Reference | None:
 def add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
     parser.add_argument("--dtype", choices=("auto", "float32", "float16", "bfloat16"), default="auto")
+    add_verbose(parser)
+
+
+def add_verbose(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", action="store_true", help="also say what is left out of each checkpoint")
 
 
@@ -90,6 +94,8 @@ def rows_of(options: argparse.Namespace) -> list[Record]:
     for text in options.prompt:
         if text.endswith(SUFFIXES) and os.path.isfile(text):
             raise EmoeError(f"the prompt {text!r} is a file; to take the prompts in it, write --prompts {text}")
+    if options.prompts == "":
+        raise EmoeError("--prompts is empty; name a file, or leave it out")
     prompts = [Prompt(text) for text in options.prompt]
     prompts += read_prompts(options.prompts) if options.prompts is not None else []
     if not prompts:
@@ -112,6 +118,11 @@ def route_text(weights: Sequence[float]) -> str:
 def noises_text(by_seed: Sequence[float]) -> str:
     """ "4.66 to 240": the least and the largest uncertainty under one noise."""
     return f"{min(by_seed):.3g} to {max(by_seed):.3g}"
+
+
+def percentile_text(record: Record) -> str:
+    """Under the head "more uncertain than"."""
+    return f"{record['percentile']:.0f} % of reference"
 
 
 def show_json(records: list[Record]) -> None:

@@ -17,6 +17,7 @@ from emoe.commands.options import (
     add_weights,
     be_verbose,
     noises_text,
+    percentile_text,
     reading_of,
     reference_of,
     route_text,
@@ -57,6 +58,8 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     be_verbose(options)
+    if options.out == "":
+        raise EmoeError("--out is empty; name a file, or leave it out")
     if options.ray is not None:
         return run_with_ray(options)
     rows = rows_of(options)
@@ -138,12 +141,8 @@ class _Table:
         for record in records:
             cells = [f"{record[column]:>11.4g}" for column in self.columns]
             cells += [f"{noises_text(record['by_seed']):<19}"] if "by_seed" in record else []
-            cells += [f"{_verdict(record):<19}"] if "percentile" in record else []
+            cells += [f"{percentile_text(record):<19}"] if "percentile" in record else []
             show("  ".join([*cells, f"{_route(record):<{self.width}}", visible(record["prompt"])]))
-
-
-def _verdict(record: Record) -> str:
-    return f"{record['percentile']:.0f} % of reference"
 
 
 def _route(record: Record) -> str:

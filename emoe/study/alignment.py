@@ -19,7 +19,7 @@ from torch.nn.functional import cosine_similarity
 
 from emoe.checkpoint.layout import weights
 from emoe.checkpoint.open import open_folder
-from emoe.errors import EmoeError, about
+from emoe.errors import EmoeError, about, many
 from emoe.miniature.clip import load_clip as load_miniature
 from emoe.shipped import SHIPPED
 
@@ -48,7 +48,7 @@ class PublishedClip:
             reason = next(iter(str(error).split("\n")), "") or type(error).__name__
             raise EmoeError(f"cannot load CLIP {name}: {reason}; name another with --clip") from error
         if lacks := len(told["missing_keys"]):
-            raise EmoeError(f"{name} is not a whole CLIP (it lacks {lacks} tensors); name another with --clip")
+            raise EmoeError(f"{name} is not a whole CLIP (it lacks {many(lacks, 'tensor')}); name another with --clip")
         self.model = model.eval().requires_grad_(False)
 
     @torch.inference_mode()
