@@ -109,6 +109,7 @@ def test_a_one_hot_route_draws_what_its_expert_draws(experts, text, scheduler):
 # Modes --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_in_a_batch_everybody_keeps_their_own(drawer):
     """Scores, negative prompts and images, also where some halt."""
     prompts, negatives = [*PROMPTS, "a cat"], ["", BLURRY, "photo"]
@@ -277,6 +278,7 @@ def test_the_split_may_lie_elsewhere(base, experts, text):
     assert close(found[1], found[2]) > 1e-3
 
 
+@pytest.mark.slow
 def test_settings_matter(drawer):
     def run(**told):
         return latents(drawer, ["a"], mode="mixture", **told)
@@ -288,6 +290,7 @@ def test_settings_matter(drawer):
     assert not torch.equal(latents(drawer, ["a"], BLURRY, mode="mixture"), plain)
 
 
+@pytest.mark.slow
 def test_v_prediction_is_another_run(base, experts, text):
     model = model_of(base, experts, text, UniformGate(4))
     plain = latents(model, ["a"])

@@ -88,6 +88,7 @@ def test_vectors_are_the_mean_inputs_of_the_last_step(base, experts, text, kind)
             assert close(mixture.gate.weight[i], mean / mean.norm()) < 1e-4, name
 
 
+@pytest.mark.slow
 def test_vectors_of_a_network_in_half_precision(base, experts, text):
     """They lie near those of float32, and their length is worked out there: 1, to bfloat16's own digits."""
     whole = mixture_of(base, experts[:2], gated=True)

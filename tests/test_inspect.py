@@ -92,6 +92,7 @@ def test_a_mixture(run, states, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_mixture_of_segmoe_has_no_own_routes(run, tmp_path):
     segmoe(tmp_path / "mixture", [forms.state(seed) for seed in (1, 2, 3)])
     path = tmp_path / "weights.toml"

@@ -78,6 +78,7 @@ def test_nothing_keeps_the_files_open_or_mapped(states, tmp_path):
         assert path.name not in maps.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_scores_agree(states, tmp_path, dtype):
     paths = write(tmp_path, *states)

@@ -61,6 +61,7 @@ def test_files_here(states, tmp_path):
     assert "base: [sha256] does not list ../a.safetensors" in fails(to)
 
 
+@pytest.mark.slow
 def test_folders_shard_by_shard(states, tmp_path):
     a = forms.hub_sharded(tmp_path, states[0]).name
     vae = forms.safetensors(tmp_path / "vae.safetensors", forms.vae(states[0]))

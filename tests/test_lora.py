@@ -219,6 +219,7 @@ def test_an_experts_loras_are_let_go_with_it(states, files, tmp_path):
     assert torch.equal(found.parts["unet"].read(f"{ATTN}.to_q.weight", (32, 32)), before)
 
 
+@pytest.mark.slow
 def test_experts_from_one_checkpoint_and_several_loras(states, tmp_path):
     """One download and some small files make a mixture."""
     (a,) = write(tmp_path, states[0])

@@ -60,6 +60,7 @@ def test_prompts_that_are_none(worker, columns, told):
         worker(table(**columns))
 
 
+@pytest.mark.slow
 def test_records_of_another_run(worker, tmp_path):
     assert _one_of(str(tmp_path / "nothing")) is None
     (tmp_path / "0.parquet").write_bytes(b"PAR1")  # cut short by a kill

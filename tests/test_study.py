@@ -204,6 +204,7 @@ def test_a_whole_study(run, weights, clip_folder, truths, monkeypatch, tmp_path)
     assert contents(folder) == before
 
 
+@pytest.mark.slow
 def test_truths_are_what_they_hold_not_what_they_are_called(run, weights, clip_folder, tmp_path):
     """Two lists with equal words and names, and other pictures, from anywhere: no SSIM of the one is the other's."""
     found = []

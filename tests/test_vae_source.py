@@ -137,6 +137,7 @@ def test_three_levels(states, tmp_path):
     assert seen == [(16, 16)] * 4 + [(32, 32)]
 
 
+@pytest.mark.slow
 def test_a_vae_of_three_levels_for_another_base(states, tmp_path):
     base, other = write(tmp_path, states[0])[0], small(tmp_path / "a", states[1])
     own = model(tmp_path, base)
