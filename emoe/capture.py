@@ -32,7 +32,7 @@ class Witness(PromptRoute):
         self.expert = expert
 
     def merged(self, matrices: Sequence[Tensor]) -> None:
-        """Every mixture is to ask for its shares, and so to show its input."""
+        """Nothing: every mixture is to ask how its work is divided, and so to show its input."""
 
     def divide(self, x: Tensor, gate: nn.Module) -> list[Work]:
         gate.weight[self.expert] = normalize(x[-1].float().mean(dim=0), dim=0)  # (n, c) -> (c,)

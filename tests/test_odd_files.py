@@ -145,6 +145,11 @@ def test_zero_terminal_snr_is_told(states, tmp_path, caplog, run):
         tmp_path / "a.safetensors", states[0] | {"ztsnr": torch.zeros(0), "v_pred": torch.zeros(0)}
     )
     assert open_checkpoint(str(path)).prediction == "v"
+    folder = tmp_path / "repo" / "unet"
+    forms.safetensors(folder / "diffusion_pytorch_model.safetensors", forms.unet(states[0]) | {"ztsnr": torch.zeros(0)})
+    change(folder.parent / "scheduler" / "scheduler_config.json", beta_schedule="linear")
+    for there in (folder, folder.parent):  # neither says the other away
+        assert open_checkpoint(str(there)).schedule == ["zero terminal SNR", "beta_schedule 'linear'"]
     assert "another noise schedule (zero terminal SNR)" in caplog.text
     code, out, _ = run("inspect", str(path))
     assert (code, "zero terminal SNR" in out) == (0, True)
@@ -292,7 +297,7 @@ def test_an_alpha_that_cannot_be_read(tmp_path):
     tensors = {f"{head}.lora_down.weight": torch.ones(4, 32), f"{head}.lora_up.weight": torch.ones(32, 4)}
     for number in (numpy.float64(2), "2"):
         torch.save(tensors | {f"{head}.alpha": number}, tmp_path / "x.pt")
-        with pytest.raises(EmoeError, match=r"\.alpha' is no number that is read here"):
+        with pytest.raises(EmoeError, match=r"x\.pt: .*\.alpha' is no number that is read here"):
             delta(tmp_path / "x.pt")
 
 

@@ -26,7 +26,7 @@ from emoe.unet import UNet
 def describe(source: str) -> dict[str, Any]:
     """A JSON-ready account of a source, also of one that cannot be used: "refused" then says why.
 
-    Every tensor of the UNet and the text encoder is read, as loading would; of a LoRA, every matrix.
+    Every tensor of the UNet, the VAE and the text encoder is read, as loading would; of a LoRA, every matrix.
     """
     try:
         found = examine(source, kind=None)

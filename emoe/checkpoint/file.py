@@ -125,8 +125,10 @@ class WeightsFile:
         if self._tensors is None:
             try:
                 named = list(flatten(unwrap(unpickle(self.path, self.container == ZIP_PICKLE))))
-            except (EmoeError, FileNotFoundError):
+            except FileNotFoundError:
                 raise
+            except EmoeError as error:
+                raise EmoeError(f"{self.path}: {error}") from error
             except Exception as error:  # whatever a damaged or hostile file makes of torch's unpickler
                 raise EmoeError(f"{self.path} {_why_not(error)}") from error
             self._tensors = self._ordinary(named)

@@ -76,9 +76,9 @@ class HubFolder(Folder):
     def folder(self, name: str) -> HubFolder:
         return HubFolder(self.repo, self.revision, self.commit, self.listing, _join(self.inner, name))
 
-    def whole(self, part: str) -> HubFolder | None:
-        above, _, name = self.inner.rpartition("/")
-        return HubFolder(self.repo, self.revision, self.commit, self.listing, above) if name == part else None
+    def above(self, part: str) -> HubFolder | None:
+        parent, _, name = self.inner.rpartition("/")
+        return HubFolder(self.repo, self.revision, self.commit, self.listing, parent) if name == part else None
 
 
 def _join(*names: str) -> str:

@@ -59,7 +59,7 @@ class Folder:
     def folder(self, name: str) -> Folder:
         return Folder(self.root / name)
 
-    def whole(self, part: str) -> Folder | None:
+    def above(self, part: str) -> Folder | None:
         """The folder that this one is a part of, if it is named so."""
         return Folder(self.root.parent) if self.root.name == part else None
 

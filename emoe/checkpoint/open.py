@@ -134,7 +134,7 @@ def _add_files(found: Checkpoint, folder: Folder, names: Mapping[str, str]) -> N
     _add(found, {inner: folder.path(name) for inner, name in names.items()}, PARTS, found.source, config)
     if layout.sidecar_says_v(folder, first):
         found.prediction = "v"
-    if layout.is_part(first) and (above := folder.whole("unet")):
+    if layout.is_part(first) and (above := folder.above("unet")):
         _read_schedule(found, above)
 
 
@@ -152,7 +152,8 @@ def _add_folder(found: Checkpoint, folder: Folder, parts: Sequence[str]) -> None
 
 
 def _read_schedule(found: Checkpoint, folder: Folder) -> None:
-    prediction, found.schedule = layout.schedule(folder)
+    prediction, odd = layout.schedule(folder)
+    found.schedule += odd
     if prediction == "v_prediction":
         found.prediction = "v"
 

@@ -185,7 +185,9 @@ def _found(options: argparse.Namespace, stages: Stages, clip: Clip | None, ways:
 
 def _guides(options: argparse.Namespace) -> bool:
     """Whether anything of a study is guided; a score is not."""
-    return options.images or options.baselines or not {"latent", "run"}.isdisjoint(options.ablate)
+    from emoe.study.ablations import RUNS
+
+    return options.images or options.baselines or not set(RUNS).isdisjoint(options.ablate)
 
 
 def _truths(options: argparse.Namespace) -> Path:
