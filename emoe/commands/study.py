@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,20 +65,51 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
+    """What can be found wrong is found before CLIP is downloaded or a folder made, and that before hours are spent."""
     be_verbose(options)
-    for word in options.word:
-        if not stem_of(word) or "*" in stem_of(word):
-            raise EmoeError(f"--word is {word!r}; name a word, with * at its end if it may go on")
-    for text in (*options.word, options.negative, options.template or ""):
-        check_text(text)
-    if options.clip == "":
-        raise EmoeError("--clip is empty; name a CLIP on the Hub, or a folder")
-    if options.clip is not None and not options.images:
-        raise EmoeError("--clip asks how well images fit, and none are drawn; add --images")
-    if options.template is not None and (options.prompt or options.prompts is not None):
-        raise EmoeError("--template makes its own prompts; leave the others out")
-    if options.template is None:
-        rows = rows_of(options)
+    plan = _plan(options)
+    clip = plan.load_clip()
+    for path in plan.folders:
+        make_folder(path)
+    with alone(plan.folder / "scores.jsonl"):
+        return _study(options, plan, clip)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked of which prompts, and where it goes."""
+
+    rows: list[Record]
+    reading: Reading
+    recipe: Recipe  # of whatever is drawn or guided
+    folder: Path
+    truths: Path  # the folder in which the list's own images lie
+    clip: str | None  # its name, where images are drawn
+    baselines: bool
+    ablate: list[str]
+
+    @property
+    def guided(self) -> bool:
+        """Whether anything is; a score is not."""
+        from emoe.study.ablations import RUNS
+
+        return self.clip is not None or self.baselines or not set(RUNS).isdisjoint(self.ablate)
+
+    @property
+    def folders(self) -> list[Path]:
+        asked = {"tables": True, "images": self.clip is not None, "ablations": bool(self.ablate)}
+        return [self.folder, *(self.folder / name for name, needed in asked.items() if needed)]
+
+    def load_clip(self) -> Clip | None:
+        from emoe.study.alignment import load_clip
+
+        return None if self.clip is None else load_clip(self.clip)
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    """EmoeError for what is wrong with options, list or folder; nothing is made or downloaded."""
+    _check_texts(options)
+    rows = [] if options.template is not None else rows_of(options)
 
     from emoe.config import read_weights  # these take seconds; the mistakes above need not wait
     from emoe.generations import Recipe
@@ -95,36 +126,61 @@ def run(options: argparse.Namespace) -> int:
     columns.check_sizes(rows)
     if not options.out:
         raise EmoeError("--out is empty; name a folder")
-    _ = read_weights(options.weights)  # a mistake there leaves no folder
-    options.ablate = ablations.check(options.ablate, options.estimator) if options.ablate is not None else []
+    _ = read_weights(options.weights)
     if options.batch_size is not None:
         check_batch_size(options.batch_size)
-    guided = {} if options.guidance is None else {"guidance": options.guidance}
-    if guided and not _guides(options):
-        raise EmoeError("--guidance guides nothing here; add --images, --baselines, or --ablate latent or run")
     if options.baselines and any(row["negative_prompt"] for row in rows):
         raise EmoeError("--baselines guides away from the empty prompt; leave negative prompts out")
-    reading = reading_of(options)
-    recipe = Recipe("mixture", steps=options.steps, seed=options.seed, size=options.size, **guided)
-    folder, clip = Path(options.out), None
-    _check(folder, rows)
-    if options.images:
-        for row in rows:
-            if "image" in row:
-                alignment.open_truth(_truths(options) / row["image"])
-        options.clip = options.clip or alignment.usual_clip(options.weights)
-        clip = alignment.load_clip(options.clip)
-    asks = {"tables": True, "images": options.images, "ablations": bool(options.ablate)}
-    for path in (folder, *(folder / name for name, needed in asks.items() if needed)):
-        make_folder(path)
-    with alone(folder / "scores.jsonl"):
-        return _study(options, rows, reading, recipe, folder, clip)
+    guidance = {} if options.guidance is None else {"guidance": options.guidance}
+    plan = Plan(
+        rows=rows,
+        reading=reading_of(options),
+        recipe=Recipe("mixture", steps=options.steps, seed=options.seed, size=options.size, **guidance),
+        folder=Path(options.out),
+        truths=Path(options.prompts or "").parent,  # beside the list
+        clip=(options.clip or alignment.usual_clip(options.weights)) if options.images else None,
+        baselines=options.baselines,
+        ablate=[] if options.ablate is None else ablations.check(options.ablate, options.estimator),
+    )
+    if guidance and not plan.guided:
+        raise EmoeError("--guidance guides nothing here; add --images, --baselines, or --ablate latent or run")
+    _check_folder(plan)
+    for row in rows if options.images else ():
+        if "image" in row:
+            alignment.open_truth(plan.truths / row["image"])
+    return plan
 
 
-def _study(
-    options: argparse.Namespace, rows: list[Record], reading: Reading, recipe: Recipe, folder: Path, clip: Clip | None
-) -> int:
-    """What can be found wrong with the model at hand is found before hours are spent."""
+def _check_texts(options: argparse.Namespace) -> None:
+    """What can be seen of the options alone, before anything is read."""
+    for word in options.word:
+        if not stem_of(word) or "*" in stem_of(word):
+            raise EmoeError(f"--word is {word!r}; name a word, with * at its end if it may go on")
+    for text in (*options.word, options.negative, options.template or ""):
+        check_text(text)
+    if options.clip == "":
+        raise EmoeError("--clip is empty; name a CLIP on the Hub, or a folder")
+    if options.clip is not None and not options.images:
+        raise EmoeError("--clip asks how well images fit, and none are drawn; add --images")
+    if options.template is not None and (options.prompt or options.prompts is not None):
+        raise EmoeError("--template makes its own prompts; leave the others out")
+
+
+def _check_folder(plan: Plan) -> None:
+    """EmoeError for a folder that holds anything but a study of this list."""
+    folder = plan.folder
+    if (folder / "scores.jsonl").exists():
+        _ = RecordFile(folder / "scores.jsonl", plan.rows, USUAL)
+    elif folder.is_dir():
+        for path in folder.iterdir():
+            if path.is_file() and not path.name.startswith("."):
+                raise EmoeError(f"{folder} holds other things ({path.name}); name a new folder with --out")
+    for name in ("report.html", "report.md") if folder.is_dir() else ():
+        check_place(folder / name)
+
+
+def _study(options: argparse.Namespace, plan: Plan, clip: Clip | None) -> int:
+    """What can be found wrong with the model at hand is found first."""
     from emoe.commands.stages import Stages
     from emoe.device import enough_memory
     from emoe.pipeline import EMoE
@@ -133,75 +189,52 @@ def _study(
     from emoe.study.paper import write_report
 
     model = EMoE.from_toml(options.weights, device=options.device, dtype=options.dtype)
-    reading, recipe = model.at_own_size(reading), model.at_own_size(recipe)
-    if options.images:
+    reading, recipe = model.at_own_size(plan.reading), model.at_own_size(plan.recipe)
+    if clip:
         _ = model.vae
-    ways = list(ablations.ways(model, reading, options.ablate))
+    ways = list(ablations.ways(model, reading, plan.ablate))
     if any(way.reading.estimator == "eu-over-answer" for way in ways):
-        check_not_empty(model, texts_of(rows)[0])
+        check_not_empty(model, texts_of(plan.rows)[0])
 
     with enough_memory():
-        found = _found(options, Stages(model, rows, reading, recipe, folder, options.batch_size), clip, ways)
-    say(f"the report is {write_report(found, folder)}")
+        stages = Stages(model, plan.rows, reading, recipe, plan.folder, options.batch_size)
+        found = _found(options, plan, stages, clip, ways)
+    say(f"the report is {write_report(found, plan.folder)}")
     return 0
 
 
-def _found(options: argparse.Namespace, stages: Stages, clip: Clip | None, ways: list[Way]) -> Studied:
+def _found(options: argparse.Namespace, plan: Plan, stages: Stages, clip: Clip | None, ways: list[Way]) -> Studied:
     """Stage by stage."""
     from emoe.commands.stages import joined
     from emoe.study.ablations import RUNS, SUBSETS
     from emoe.study.cost import cost
     from emoe.study.paper import Studied
 
-    model, recipe, folder = stages.model, stages.recipe, stages.folder
+    model, recipe = stages.model, stages.recipe
     parts = [stages.scores()]
     files = {"weights": Path(options.weights).name} | ({"list": Path(options.prompts).name} if options.prompts else {})
     settings = files | asdict(stages.reading) | {"mixture": model.mixture}
-    if _guides(options):
+    if plan.guided:
         settings |= {"guidance": recipe.guidance, "steps": recipe.steps}
     found: dict[str, Any] = {}
     if clip:
         drawn = stages.images()
-        parts.append(stages.alignment(clip, options.clip, drawn, _truths(options)))
+        parts.append(stages.alignment(clip, plan.clip, drawn, plan.truths))
         parts.append([{"images": record["images"]} for record in drawn])
-        settings |= {"CLIP": options.clip, "vae": model.vae_mark}
-        found["images"] = folder / "images"
-    if options.baselines:
+        settings |= {"CLIP": plan.clip, "vae": model.vae_mark}
+        found["images"] = plan.folder / "images"
+    if plan.baselines:
         parts.append([{"baselines": record["baselines"]} for record in stages.baselines()])
     records = joined(parts)
     if options.template is not None:
         found["template"] = options.template
-    if options.ablate:
+    if plan.ablate:
         found["ways"] = {"as studied": records} | {way.name: stages.way(way) for way in ways}
-        if SUBSETS in options.ablate:
+        if SUBSETS in plan.ablate:
             found["ways"] |= stages.fewer()
-        for name in (name for name in RUNS if name in options.ablate):
+        for name in (name for name in RUNS if name in plan.ablate):
             found["ways"] |= stages.along(name)
     if clip:
-        kept = (folder / "scores.jsonl").stat().st_size / len(records)
+        kept = (plan.folder / "scores.jsonl").stat().st_size / len(records)
         found["cost"] = cost(model, records[0]["prompt"], stages.reading, recipe, kept)
     return Studied(records=records, settings=settings, words=options.word, resamples=RESAMPLES, **found)
-
-
-def _guides(options: argparse.Namespace) -> bool:
-    """Whether anything of a study is guided; a score is not."""
-    from emoe.study.ablations import RUNS
-
-    return options.images or options.baselines or not set(RUNS).isdisjoint(options.ablate)
-
-
-def _truths(options: argparse.Namespace) -> Path:
-    """Where the list's images lie: beside it."""
-    return Path(options.prompts or "").parent
-
-
-def _check(folder: Path, rows: list[Record]) -> None:
-    """EmoeError for a folder that holds anything but a study of this list: before anything is made or downloaded."""
-    if (folder / "scores.jsonl").exists():
-        _ = RecordFile(folder / "scores.jsonl", rows, USUAL)
-    elif folder.is_dir():
-        for path in folder.iterdir():
-            if path.is_file() and not path.name.startswith("."):
-                raise EmoeError(f"{folder} holds other things ({path.name}); name a new folder with --out")
-    for name in ("report.html", "report.md") if folder.is_dir() else ():
-        check_place(folder / name)
