@@ -92,7 +92,7 @@ def _sources(weights: Weights) -> Iterator[tuple[str, str, str]]:
 def _open(weights: Weights, key: str, *parts: str, source: str | None = None) -> Checkpoint:
     with about(f"{weights.path}: {key}"):
         text = source or getattr(weights, key)
-        found = open_checkpoint(text, parts=parts, base=weights.folder, revision=weights.revision)
+        found = open_checkpoint(text, parts=parts, start=weights.folder, revision=weights.revision)
         return _verified(weights, text, found)
 
 

@@ -33,7 +33,7 @@ def lock(weights: Weights, path: Path) -> Weights:
     fixed: dict[str, Any] = {key: text for key in (*MAIN, *PART) if (text := getattr(weights, key))}
     main = next(key for key in MAIN if key in fixed)
     with about(f"{weights.path}: {main}"):
-        base = examine(fixed[main], base=weights.folder, revision=weights.revision)
+        base = examine(fixed[main], start=weights.folder, revision=weights.revision)
     fixed |= {part: STOCK for part in PART if part not in fixed and needs_stock(part, base)}
 
     copy, own = _Copy(weights, path), [part for part in PART if part not in fixed]
@@ -68,7 +68,7 @@ class _Copy:
         with about(f"{self.weights.path}: {key}"):
             for_good = _fixed(text, self.weights, self.path)
             if "unet" in parts:
-                opened = open_checkpoint(for_good, parts=parts, base=self.path.parent)
+                opened = open_checkpoint(for_good, parts=parts, start=self.path.parent)
             else:
                 opened = open_part(for_good, *parts, self.path.parent)
                 if missing := set(parts) - opened.parts.keys():
@@ -81,7 +81,7 @@ class _Copy:
     def lora(self, key: str, text: str, mixed: Mapping[str, tuple[int, ...]]) -> str:
         with about(f"{self.weights.path}: {key}"):
             for_good = _fixed(text, self.weights, self.path, "LoRA")
-            opened = open_lora(for_good, base=self.path.parent)
+            opened = open_lora(for_good, start=self.path.parent)
             opened.parts["lora"].check(mixed)
             self._add(text, for_good, opened)
         return for_good

@@ -162,6 +162,13 @@ def states() -> tuple[forms.State, ...]:
     return tuple(forms.state(seed) for seed in (1, 2, 3))
 
 
+@pytest.fixture(scope="session")
+def files(states: tuple[forms.State, ...], tmp_path_factory) -> list[Path]:
+    """Two of them, written."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return [forms.safetensors(folder / f"{i}.safetensors", state) for i, state in enumerate(states[:2])]
+
+
 # The command line ---------------------------------------------------------------------------------------------------
 
 

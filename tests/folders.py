@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import forms
@@ -73,3 +74,9 @@ def segmoe(folder: Path, states: list[forms.State], layers: str = "all") -> Path
     told = {"experts": experts, "num_experts_per_tok": 2, "moe_layers": layers, "type": "sd"}
     config.write_text(config.read_text().replace("{", '{"segmoe_config": ' + forms.json.dumps(told) + ",", 1))
     return folder
+
+
+def change(path: Path, **told: object) -> None:
+    """Settings in a JSON file, which need not be there."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | told))

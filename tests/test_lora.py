@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
-import forms
 import pytest
 import torch
 from civitai_world import World, version
 from conftest import close
 from folders import CPU, fails, weights, write
+from loras import ATTN, HEAD, RANK, SPELLINGS, TEXT, kohya, loras, matrices, merged, save, two
 from safetensors.torch import load_file
 from server import hub, serve
-from torch import Tensor
 from twins import unet_twin
 
 from emoe import EMoE
@@ -23,7 +21,6 @@ from emoe.assemble import assemble
 from emoe.checkpoint import civitai
 from emoe.checkpoint.load_unet import brought, load_unet
 from emoe.checkpoint.lora import with_loras
-from emoe.checkpoint.names import unet_to_ldm
 from emoe.checkpoint.open import open_checkpoint
 from emoe.checkpoint.open_lora import open_lora
 from emoe.config import read_weights
@@ -31,102 +28,6 @@ from emoe.errors import EmoeError
 from emoe.lock import lock, to_toml
 from emoe.moe import mixtures, origin
 from emoe.unet import UNet
-
-RANK = 4
-Matrices = dict[str, tuple[Tensor, Tensor]]  # layer -> down (rank, in), up (out, rank)
-
-
-def matrices(state: forms.State, only: str = "", seed: int = 0) -> Matrices:
-    """Of every layer in a transformer whose weight is a matrix, the mid-block's and to_out too."""
-    generator = torch.Generator().manual_seed(seed)
-    found = {}
-    for name, weight in forms.unet(state).items():
-        layer = name.removesuffix(".weight")
-        if layer != name and "transformer_blocks" in layer and weight.ndim == 2 and only in layer:
-            out, width = weight.shape
-            found[layer] = (
-                torch.randn(RANK, width, generator=generator) / width**0.5,
-                torch.randn(out, RANK, generator=generator) / RANK**0.5 * 0.3,
-            )
-    return found
-
-
-def merged(state: forms.State, lora: Matrices, scale: float) -> forms.State:
-    """The checkpoint with scale · up @ down added to every layer, in float32."""
-    result = forms.wide(state)
-    for layer, (down, up) in lora.items():
-        name = f"{forms.UNET}{unet_to_ldm(f'{layer}.weight')}"
-        result[name] = result[name] + scale * torch.einsum("or,ri->oi", up, down)
-    return result
-
-
-def kohya(layer: str, down: Tensor, up: Tensor, alpha: float = RANK) -> forms.State:
-    head = f"lora_unet_{layer.replace('.', '_')}"
-    return {f"{head}.lora_down.weight": down, f"{head}.lora_up.weight": up, f"{head}.alpha": torch.tensor(alpha)}
-
-
-def kohya_ldm(layer: str, down: Tensor, up: Tensor) -> forms.State:
-    return kohya(unet_to_ldm(f"{layer}.weight").removesuffix(".weight"), down, up)
-
-
-def kohya_convolutions(layer: str, down: Tensor, up: Tensor) -> forms.State:
-    return kohya(layer, down[:, :, None, None], up[:, :, None, None])
-
-
-def peft(layer: str, down: Tensor, up: Tensor, head: str = "unet.", name: str = "") -> forms.State:
-    return {f"{head}{layer}.lora_A{name}.weight": down, f"{head}{layer}.lora_B{name}.weight": up}
-
-
-def diffusers_2023(layer: str, down: Tensor, up: Tensor) -> forms.State:
-    return {f"unet.{layer}.lora.down.weight": down, f"unet.{layer}.lora.up.weight": up}
-
-
-def diffusers_old(layer: str, down: Tensor, up: Tensor) -> forms.State:
-    """Only attention had them."""
-    if ".attn" not in layer:
-        return diffusers_2023(layer, down, up)
-    above, leaf = layer.removesuffix(".0").rsplit(".", 1)
-    head = f"unet.{above}.processor.{leaf}_lora"
-    return {f"{head}.down.weight": down, f"{head}.up.weight": up}
-
-
-SPELLINGS: dict[str, Callable[[str, Tensor, Tensor], forms.State]] = {
-    "kohya": kohya,
-    "kohya, LDM's names": kohya_ldm,
-    "kohya, convolutions": kohya_convolutions,
-    "kohya, another alpha": lambda layer, down, up: kohya(layer, down / 8, up, 8 * RANK),
-    "LyCORIS": lambda layer, down, up: {
-        name.replace("lora_unet_", "lycoris_"): t for name, t in kohya(layer, down, up).items()
-    },
-    "PEFT": peft,
-    "PEFT, of a bare UNet": lambda layer, down, up: peft(layer, down, up, ""),
-    "PEFT, its own": lambda layer, down, up: peft(layer, down, up, "base_model.model."),
-    "PEFT, by an adapter's name": lambda layer, down, up: peft(layer, down, up, "base_model.model.", ".default"),
-    "diffusers 2023": diffusers_2023,
-    "diffusers, before": diffusers_old,
-    "float16": lambda layer, down, up: {n: t.half() for n, t in kohya(layer, down.half(), up.half()).items()},
-}
-
-
-def save(path: Path, lora: Matrices, spelling: str = "kohya", more: forms.State | None = None, **told: str) -> Path:
-    tensors = {n: t for layer, pair in lora.items() for n, t in SPELLINGS[spelling](layer, *pair).items()}
-    return forms.safetensors(path, tensors | (more or {}), **told)
-
-
-@pytest.fixture(scope="module")
-def files(states, tmp_path_factory) -> list[Path]:
-    """Two checkpoints."""
-    return write(tmp_path_factory.mktemp("checkpoints"), *states[:2])
-
-
-def two(folder: Path, files: list[Path], keys: str = "", extra: str = "") -> Path:
-    """A mixture of a base and another; both experts have `keys`."""
-    return weights(folder, files[0], *files, keys=keys, extra=extra)
-
-
-def loras(*entries: tuple[str, float]) -> str:
-    tables = ", ".join(f'{{ source = "{source}", scale = {scale} }}' for source, scale in entries)
-    return f"loras = [{tables}]"
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -163,9 +64,6 @@ def test_an_expert_with_a_lora_is_the_merged_checkpoint(states, files, tmp_path)
         theirs = plain[original] if expert is None else changed[expert][original]
         assert torch.allclose(tensor, theirs, rtol=1e-5, atol=1e-6), name
     assert not torch.equal(ours[f"{ATTN}.to_q.experts.0.weight"], plain[f"{ATTN}.to_q.weight"])
-
-
-ATTN = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 
 
 @pytest.mark.parametrize("spelling", ["kohya", "kohya, another alpha", "PEFT", "diffusers 2023", "diffusers, before"])
@@ -299,122 +197,6 @@ def test_what_peft_says_of_alpha(states, tmp_path, told, factor, own_file):
     down, up = lora[f"{ATTN}.to_q"]
     found = open_lora(str(path)).parts["lora"].delta(f"{ATTN}.to_q")
     assert torch.allclose(found, factor * (up @ down), rtol=1e-5)
-
-
-# What is refused ----------------------------------------------------------------------------------------------------
-
-
-def wider(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return torch.zeros(RANK, 1024), pair[1]
-
-
-HEAD = f"lora_unet_{ATTN.replace('.', '_')}_to_q"
-TEXT = {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.zeros(RANK, 64)}
-REFUSED: dict[str, tuple[Callable[[Path, Matrices], Path], str]] = {
-    "SD2": (lambda p, lora: save(p, {f"{ATTN}.to_q": wider(lora[f"{ATTN}.to_q"])}), "for another architecture"),
-    "SDXL": (
-        lambda p, lora: save(p, lora, more={"lora_te2_text_model_x.lora_down.weight": torch.zeros(4, 4)}),
-        "for another architecture: SD1.x has nothing like lora_te2_text_model_x",
-    ),
-    "Flux": (
-        lambda p, lora: forms.safetensors(p, {"lora_unet_double_blocks_0_x.lora_down.weight": torch.zeros(4, 4)}),
-        "SD1.x has nothing like lora_unet_double_blocks_0_x",
-    ),
-    "LoHa": (lambda p, lora: forms.safetensors(p, {f"{HEAD}.hada_w1_a": torch.zeros(4, 4)}), "is no plain LoRA"),
-    "LoKr": (lambda p, lora: forms.safetensors(p, {f"{HEAD}.lokr_w1": torch.zeros(4, 4)}), "is no plain LoRA"),
-    "DoRA": (
-        lambda p, lora: save(p, lora, more={f"{HEAD}.dora_scale": torch.ones(32, 1)}),
-        f"is no plain LoRA, as {HEAD}.dora_scale shows",
-    ),
-    "half a pair": (
-        lambda p, lora: forms.safetensors(p, {f"{HEAD}.lora_down.weight": lora[f"{ATTN}.to_q"][0]}),
-        f"of {ATTN}.to_q, whose weight is [32, 32], it lacks the matrix up",
-    ),
-    "text alone": (lambda p, lora: forms.safetensors(p, TEXT), "changes none of the layers that are mixed"),
-    "mid-block alone": (
-        lambda p, lora: save(p, {layer: pair for layer, pair in lora.items() if layer.startswith("mid_block")}),
-        "changes none of the layers that are mixed",
-    ),
-    "not finite": (
-        lambda p, lora: save(p, {layer: (down, up / 0) for layer, (down, up) in lora.items()}),
-        "holds weights that are not finite",
-    ),
-    "twice": (
-        lambda p, lora: save(p, lora, more=peft(f"{ATTN}.to_q", *(m.clone() for m in lora[f"{ATTN}.to_q"]))),
-        "twice, by two names",
-    ),
-    "no rank": (
-        lambda p, lora: save(p, {f"{ATTN}.to_q": (torch.zeros(0, 32), torch.zeros(32, 0))}),
-        "has matrices without a number",
-    ),
-    "numbers that are whole": (
-        lambda p, lora: save(p, {f"{ATTN}.to_q": tuple(m.int() for m in lora[f"{ATTN}.to_q"])}),
-        "is no floating-point number",
-    ),
-    "alpha of many numbers": (
-        lambda p, lora: save(p, lora, more={f"{HEAD}.alpha": torch.ones(3)}),
-        f"{HEAD}.alpha is no number",
-    ),
-    "an alpha of another kind": (
-        lambda p, lora: save(p, lora, more={f"{HEAD}.alpha": torch.tensor(4, dtype=torch.uint16)}),
-        f"{HEAD}.alpha is no number",
-    ),
-    "an alpha too large": (
-        lambda p, lora: save(p, lora, more={f"{HEAD}.alpha": torch.tensor(3e38)}),
-        "is 3e+38; the file is broken",
-    ),
-    "a sum that is not finite": (
-        lambda p, lora: save(p, {layer: (down * 1e20, up * 1e20) for layer, (down, up) in lora.items()}),
-        "is not finite in torch.float32; lower their scale",
-    ),
-    "a tensor without a name": (lambda p, lora: save(p, lora, more={"": torch.zeros(3)}), "SD1.x has nothing like"),
-    "settings cut off": (
-        lambda p, lora: save(p, lora, "PEFT", lora_adapter_metadata='{"unet.lora_alpha": 8'),
-        "its settings are not JSON",
-    ),
-    "settings too deep": (lambda p, lora: save(p, lora, "PEFT", lora_adapter_metadata="[" * 10**5), "are not JSON"),
-    "an expression": (
-        lambda p, lora: save(p, lora, "PEFT", lora_adapter_metadata='{"unet.alpha_pattern": {"(a+)+b": 1}}'),
-        "its alpha_pattern is {'(a+)+b': 1}, which is more than names of layers",
-    ),
-    "an odd alpha": (
-        lambda p, lora: save(p, lora, "PEFT", lora_adapter_metadata='{"unet.lora_alpha": "8"}'),
-        "make '8' an alpha",
-    ),
-    "odd alphas": (
-        lambda p, lora: save(p, lora, "PEFT", lora_adapter_metadata='{"unet.alpha_pattern": {"x": NaN}}'),
-        "make nan an alpha",
-    ),
-    "a checkpoint": (
-        lambda p, lora: forms.safetensors(p, forms.state(3)),
-        "is an SD1.x checkpoint, not a LoRA; name it as the source of an expert",
-    ),
-    "a VAE": (lambda p, lora: forms.safetensors(p, forms.vae(forms.state(3))), "is a VAE alone, not a LoRA"),
-    "nothing": (lambda p, lora: p, "there is no file or folder"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_refused(states, files, tmp_path, case):
-    make, sentence = REFUSED[case]
-    make(tmp_path / "x.safetensors", matrices(states[0]))
-    message = fails(two(tmp_path, files, loras(("x.safetensors", 1))))
-    assert sentence in message
-    assert "expert 1: loras[0]: " in message or "finite" in case or case == "an alpha too large"
-
-
-def test_one_that_changes_what_is_not_mixed_here(states, files, tmp_path):
-    save(tmp_path / "x.safetensors", matrices(states[0], only="attn"))
-    keys = loras(("x.safetensors", 1))
-    assert "changes none" in fails(two(tmp_path, files, keys, extra='layers = "ff"'))
-    assemble(read_weights(two(tmp_path, files, keys, extra='layers = "attn"')), *CPU)
-
-
-def test_a_lora_as_an_expert(states, tmp_path):
-    a, _ = write(tmp_path, *states[:2])
-    lora = save(tmp_path / "x.safetensors", matrices(states[0]))
-    assert "expert 2: " in (message := fails(weights(tmp_path, a, a, lora)))
-    assert "is a LoRA: name it under an expert's loras" in message
 
 
 # Where they come from -----------------------------------------------------------------------------------------------

@@ -6,22 +6,18 @@ import json
 from pathlib import Path
 
 import forms
-import numpy
 import pytest
 import torch
-from folders import fails, weights, write
-from safetensors.torch import load_file
+from folders import change, fails, weights, write
 
-from emoe import EMoE, EmoeError
+from emoe import EmoeError
 from emoe.checkpoint.describing import describe
 from emoe.checkpoint.load_text import load_text
 from emoe.checkpoint.load_unet import load_unet
 from emoe.checkpoint.load_vae import load_vae
 from emoe.checkpoint.open import open_checkpoint, open_part
-from emoe.checkpoint.open_lora import open_lora
 from emoe.config import read_weights
 from emoe.lock import lock
-from emoe.segmoe import _segmoe_config
 
 
 @pytest.fixture
@@ -29,11 +25,6 @@ def folder(states, tmp_path) -> Path:
     """In the Hub's layout."""
     state = states[0]
     return forms.hub(tmp_path / "repo", forms.unet(state), forms.text(state), forms.vae(state))
-
-
-def change(path: Path, **told: object) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | told))
 
 
 # Not what it was, or not yet ----------------------------------------------------------------------------------------
@@ -245,86 +236,3 @@ def test_a_key_below_the_experts(states, tmp_path):
     toml.write_text(toml.read_text() + "top = 2\n")
     with pytest.raises(EmoeError, match=r"top is no key; it goes above the first \[\[expert\]\]"):
         read_weights(toml)
-
-
-# LoRAs --------------------------------------------------------------------------------------------------------------
-
-TO_Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
-
-
-@pytest.fixture
-def lora(tmp_path) -> Path:
-    """PEFT's, alpha 8 of rank 4."""
-    torch.manual_seed(0)
-    names = (f"base_model.model.{TO_Q}.lora_{side}.weight" for side in "AB")
-    shapes = (4, 32), (32, 4)
-    tensors = {name: torch.randn(shape) for name, shape in zip(names, shapes, strict=True)}
-    change(tmp_path / "peft" / "adapter_config.json", peft_type="LORA", r=4, lora_alpha=8)
-    return forms.safetensors(tmp_path / "peft" / "adapter_model.safetensors", tensors)
-
-
-def delta(path: Path) -> torch.Tensor:
-    return open_lora(str(path)).parts["lora"].delta(TO_Q)
-
-
-def test_pefts_settings_go_with_its_names(lora, caplog):
-    """Whatever the file is called; without them, a warning."""
-    told = delta(lora)
-    renamed = lora.rename(lora.with_name("style.safetensors"))
-    assert torch.equal(delta(renamed), told)
-    assert not caplog.records
-    (lora.parent / "adapter_config.json").unlink()
-    assert torch.allclose(2 * delta(renamed), told)
-    assert "adapter_config.json is not beside it; its alpha is taken to be its rank" in caplog.text
-
-
-@pytest.mark.parametrize("way", ["pissa", "pissa_niter_16", "olora", "PiSSA"])
-def test_loras_that_change_the_base_as_well(lora, way):
-    change(lora.parent / "adapter_config.json", init_lora_weights=way)
-    with pytest.raises(EmoeError, match="which changes the base as well; merge the LoRA with PEFT"):
-        delta(lora)
-
-
-@pytest.mark.parametrize("way", [True, "gaussian", "eva"])
-def test_loras_that_do_not(lora, way):
-    told = delta(lora)
-    change(lora.parent / "adapter_config.json", init_lora_weights=way)
-    assert torch.equal(delta(lora), told)
-
-
-def test_an_alpha_that_cannot_be_read(tmp_path):
-    head = f"lora_unet_{TO_Q.replace('.', '_')}"
-    tensors = {f"{head}.lora_down.weight": torch.ones(4, 32), f"{head}.lora_up.weight": torch.ones(32, 4)}
-    for number in (numpy.float64(2), "2"):
-        torch.save(tensors | {f"{head}.alpha": number}, tmp_path / "x.pt")
-        with pytest.raises(EmoeError, match=r"x\.pt: .*\.alpha' is no number that is read here"):
-            delta(tmp_path / "x.pt")
-
-
-@pytest.mark.parametrize("told", ["sd_v1", "sd_1.5", "SD_1.5"])
-def test_what_trainers_call_sd15(lora, told, caplog):
-    path = forms.safetensors(lora.with_name("x.safetensors"), load_file(lora), ss_base_model_version=told)
-    delta(path)
-    assert not caplog.records
-
-
-def test_an_adapter_by_any_name(lora):
-    told = delta(lora)
-    named = {name.replace(".weight", ".my_style.weight"): tensor for name, tensor in load_file(lora).items()}
-    assert torch.equal(delta(forms.safetensors(lora.with_name("x.safetensors"), named)), told)
-
-
-@pytest.mark.parametrize("name", ["lycoris_text_model_encoder_layers_0_mlp_fc1", "clip_l.x", "te.text_model.x"])
-def test_other_names_of_the_text_encoder(lora, name):
-    more = {f"{name}.lora_down.weight": torch.ones(4, 32), f"{name}.lora_up.weight": torch.ones(32, 4)}
-    path = forms.safetensors(lora.with_name("x.safetensors"), load_file(lora) | more)
-    assert open_lora(str(path)).dropped == {"of the text encoder": 2}
-
-
-def test_the_record_of_a_mixture_tells_its_loras(states, tmp_path, lora):
-    base, other = write(tmp_path, *states[:2])
-    forms.safetensors(tmp_path / "x.safetensors", load_file(lora))
-    change(tmp_path / "adapter_config.json", lora_alpha=4)
-    toml = weights(tmp_path, base, base, other, keys='loras = [{ source = "x.safetensors", scale = 0.5 }]')
-    experts = _segmoe_config(EMoE.from_toml(toml), str(base))["experts"]
-    assert experts[1]["loras"] == [{"source": "x.safetensors", "scale": 0.5}]

@@ -19,14 +19,14 @@ log = logging.getLogger("emoe")
 
 
 def open_checkpoint(
-    text: str, *, parts: Sequence[str] = PARTS, base: Path = Path(), revision: str | None = None
+    text: str, *, parts: Sequence[str] = PARTS, start: Path = Path(), revision: str | None = None
 ) -> Checkpoint:
     """Open what a source string names (see `emoe.checkpoint.source`), and refuse it unless it has an SD1.x UNet.
 
     parts: of a folder, the parts to look at besides the UNet.
-    base: where relative paths start.  revision: the Hub revision where `text` names none.
+    start: the folder of relative paths.  revision: the Hub revision where `text` names none.
     """
-    found = examine(text, parts=("unet", *parts), base=base, revision=revision)
+    found = examine(text, parts=("unet", *parts), start=start, revision=revision)
     if found.kind.remedy:
         raise EmoeError(f"{found.source} is {found.kind.name}: {found.kind.remedy}")
     for what, count in found.dropped.items():
@@ -46,7 +46,7 @@ def examine(
     text: str,
     *,
     parts: Sequence[str] = PARTS,
-    base: Path = Path(),
+    start: Path = Path(),
     revision: str | None = None,
     kind: str | None = "checkpoint",
 ) -> Checkpoint:
@@ -54,7 +54,7 @@ def examine(
 
     kind: what it has to be on Civitai, as for `locate`.
     """
-    folder, names = locate(text, base, revision, kind)
+    folder, names = locate(text, start, revision, kind)
     found = Checkpoint(source.plain(text))
     if names:
         _add_files(found, folder, names)
@@ -63,23 +63,23 @@ def examine(
     return found
 
 
-def open_part(text: str, part: str, base: Path = Path(), revision: str | None = None) -> Checkpoint:
+def open_part(text: str, part: str, start: Path = Path(), revision: str | None = None) -> Checkpoint:
     """A source that one part is taken from, whatever else it is. EmoeError for a VAE that cannot serve SD1.5."""
-    found = examine(text, parts=(part,), base=base, revision=revision)
+    found = examine(text, parts=(part,), start=start, revision=revision)
     if part == "vae" and found.kind.name in (SDXL, HALF_A_VAE):
         raise EmoeError(f"{found.source} is {found.kind.name}, whose VAE does not read SD1.5's latents; name another")
     return found
 
 
 def locate(
-    text: str, base: Path = Path(), revision: str | None = None, kind: str | None = "checkpoint"
+    text: str, start: Path = Path(), revision: str | None = None, kind: str | None = "checkpoint"
 ) -> tuple[Folder, dict[str, str]]:
     """A source string -> a folder, and the files in it that make one checkpoint; {} for a folder with `unet/` etc.
 
     Names by what the source string leaves to say: "" where it names the file itself.
     kind: what it has to be on Civitai, which tells before anything is downloaded: "checkpoint", "LoRA", None: either.
     """
-    found = source.parse(text, base, revision)
+    found = source.parse(text, start, revision)
     if isinstance(found, source.Civitai):
         path = civitai.fetch(found, kind)
         return Folder(path.parent), {"": path.name}
@@ -90,24 +90,24 @@ def locate(
         parent = hub.repository(found.repo, found.revision).folder(above)
         if name in parent.names():
             return parent, {"": name}
-    folder = open_folder(text, base, revision)
+    folder = open_folder(text, start, revision)
     whole = any(folder.has(part) for part in PARTS)
     return folder, {} if whole else {name: name for name in layout.only_checkpoint(folder)}
 
 
-def part_config(text: str, part: str, base: Path = Path(), revision: str | None = None) -> dict[str, Any]:
+def part_config(text: str, part: str, start: Path = Path(), revision: str | None = None) -> dict[str, Any]:
     """The config.json of a source's part; {} where none came with it. Nothing else is downloaded."""
-    if isinstance(source.parse(text, base, revision), source.Civitai):  # a single file
+    if isinstance(source.parse(text, start, revision), source.Civitai):  # a single file
         return {}
-    folder, names = locate(text, base, revision)
+    folder, names = locate(text, start, revision)
     if not names:
         return layout.config(folder.folder(part))
     return layout.config(folder) if layout.is_part(next(iter(names.values()))) else {}
 
 
-def open_folder(text: str, base: Path = Path(), revision: str | None = None) -> Folder:
+def open_folder(text: str, start: Path = Path(), revision: str | None = None) -> Folder:
     """A source string that means a folder, here or on the Hub."""
-    found = source.parse(text, base, revision)
+    found = source.parse(text, start, revision)
     if isinstance(found, source.Local) and found.path.is_dir():
         return Folder(found.path)
     if isinstance(found, source.Hub):
@@ -118,9 +118,9 @@ def open_folder(text: str, base: Path = Path(), revision: str | None = None) -> 
     raise EmoeError(f"{source.plain(text)} is not a folder, here or on the Hub; name one")
 
 
-def reach(text: str, base: Path = Path(), revision: str | None = None, kind: str = "checkpoint") -> None:
+def reach(text: str, start: Path = Path(), revision: str | None = None, kind: str = "checkpoint") -> None:
     """EmoeError if a source cannot be had or is known to be of the wrong kind; nothing large is downloaded."""
-    found = source.parse(text, base, revision)
+    found = source.parse(text, start, revision)
     if isinstance(found, source.Civitai):
         civitai.look_up(found, kind)
     if isinstance(found, source.Hub):

@@ -27,13 +27,13 @@ OF_THE_BASE = ("pissa", "olora", "corda", "loftq")  # ways to begin that change 
 LAYERS = re.compile(r"\^?[\w.]+")  # what is read of an alpha_pattern; PEFT takes any regular expression
 
 
-def open_lora(text: str, base: Path = Path(), revision: str | None = None) -> Checkpoint:
+def open_lora(text: str, start: Path = Path(), revision: str | None = None) -> Checkpoint:
     """Open the LoRA that a source string names; its part "lora" is what it does to the UNet.
 
     What it does to the text encoder is left out with a count: experts have none. EmoeError for what is no LoRA, and for
     LoRAs of other architectures.
     """
-    folder, names = locate(text, base, revision, kind="LoRA")
+    folder, names = locate(text, start, revision, kind="LoRA")
     found = Checkpoint(plain(text))
     if len(names) != 1:
         raise EmoeError(f"{found.source} is not one file; name the LoRA's own")

@@ -60,8 +60,8 @@ class Civitai:
 Source = Local | Hub | Civitai
 
 
-def parse(text: str, folder: Path = Path(), revision: str | None = None) -> Source:
-    """Read a source string; relative paths are taken from `folder`.
+def parse(text: str, start: Path = Path(), revision: str | None = None) -> Source:
+    """Read a source string; relative paths are taken from the folder `start`.
 
     revision: the Hub revision where `text` names none. Raises EmoeError for what is none of the forms.
     """
@@ -73,9 +73,9 @@ def parse(text: str, folder: Path = Path(), revision: str | None = None) -> Sour
         return _address(f"https://{text}", revision)
 
     try:
-        path = folder / os.path.expanduser(text)  # leaves an unknown ~user as it is
+        path = start / os.path.expanduser(text)  # leaves an unknown ~user as it is
     except ValueError:  # a ~user that no user can be
-        path = folder / text
+        path = start / text
     if os.path.exists(path):  # False for names that no file can have
         return Local(path)
     hub = HUB.fullmatch(text)
