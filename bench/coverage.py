@@ -22,14 +22,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import coverage_sections as sections
 import torch
 from card import show
-from coverage_answers import Found, answers
-from coverage_measure import Family, Judges, Load, Variant
-from coverage_prompts import draw
-from coverage_settings import FULL, SMALL, Plan, Row, Setting, choose, rank, validation
-from coverage_store import Store
+from coverage_parts import sections
+from coverage_parts.answers import Found, answers
+from coverage_parts.measure import Family, Judges, Load, Variant
+from coverage_parts.prompts import draw
+from coverage_parts.settings import FULL, SMALL, Plan, Row, Setting, choose, rank, validation
+from coverage_parts.store import Store
 
 from emoe.miniature.world import World
 from emoe.shipped import SHIPPED

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from conftest import uniform_model
-from coverage_baselines import CALIBRATED, calibration, saturated, unheard
+from coverage_parts.baselines import CALIBRATED, calibration, saturated, unheard
 from torch import Tensor
 
 from emoe.schedule import BARS, after, noise, posterior_mean, posterior_sigma

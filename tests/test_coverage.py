@@ -7,15 +7,14 @@ from collections import Counter
 from dataclasses import replace
 from functools import cache, partial
 
-import coverage_store
 import pytest
 import torch
 from conftest import NEGATIVE, POSITIVE, mixture_of, random_text, random_unet
 from coverage import experiment
-from coverage_measure import Family, Judges, Variant
-from coverage_prompts import ASK, Ask, draw
-from coverage_settings import FULL, SMALL, Setting, choose
-from coverage_store import Store
+from coverage_parts.measure import Family, Judges, Variant
+from coverage_parts.prompts import ASK, Ask, draw
+from coverage_parts.settings import FULL, SMALL, Setting, choose
+from coverage_parts.store import Store
 
 from emoe.errors import EmoeError
 from emoe.gate import PromptGate, UniformGate
@@ -220,7 +219,7 @@ def test_a_setting_is_what_the_model_scores(run):
 def test_a_run_that_was_stopped_ends_with_the_same_report(run, tmp_path, monkeypatch):
     """Killed after every thirty measurements, started again until it is through."""
     _, report, rows = run
-    append = coverage_store.Store._append
+    append = Store._append
 
     class StopError(Exception):
         pass
@@ -234,7 +233,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_report(run, tmp_path, monkeyp
             raise StopError
         append(self, record)
 
-    monkeypatch.setattr(coverage_store.Store, "_append", stop)
+    monkeypatch.setattr(Store, "_append", stop)
     stops = 0
     while True:
         left = 30

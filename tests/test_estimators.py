@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from coverage_estimators import ESTIMATORS, join, look, parts
+from coverage_parts.estimators import ESTIMATORS, join, look, parts
 
 from emoe.errors import EmoeError
 from emoe.schedule import noise

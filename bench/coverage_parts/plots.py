@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-from coverage_settings import Row
+from coverage_parts.settings import Row
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy
-from coverage_settings import Row
-from coverage_tested import Tested
+from coverage_parts.settings import Row
+from coverage_parts.tested import Tested
 
 
 class OfGaps(Tested):

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy
-from coverage_measure import Family, Judges
-from coverage_prompts import Ask
-from coverage_settings import Plan, Row, Setting, tell_apart, well_or_not
+from coverage_parts.measure import Family, Judges
+from coverage_parts.prompts import Ask
+from coverage_parts.settings import Plan, Row, Setting, tell_apart, well_or_not
 from numpy.typing import ArrayLike
 
 from emoe.schedule import timesteps

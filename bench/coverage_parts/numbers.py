@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy
-from coverage_baselines import saturated
-from coverage_measure import Variant
-from coverage_settings import Row
-from coverage_tested import Tested
+from coverage_parts.baselines import saturated
+from coverage_parts.measure import Variant
+from coverage_parts.settings import Row
+from coverage_parts.tested import Tested
 
 
 class OfNumbers(Tested):

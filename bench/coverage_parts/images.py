@@ -6,10 +6,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy
-from coverage_prompts import Ask
-from coverage_settings import Row
-from coverage_store import Values
-from coverage_tested import SHOWN, Tested
+from coverage_parts.prompts import Ask
+from coverage_parts.settings import Row
+from coverage_parts.store import Values
+from coverage_parts.tested import SHOWN, Tested
 from numpy.typing import ArrayLike
 
 from emoe.study.statistics import (

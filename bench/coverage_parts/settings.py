@@ -8,10 +8,10 @@ from itertools import product
 from typing import Any
 
 import numpy
-from coverage_estimators import ESTIMATORS
-from coverage_measure import FIRST, Family
-from coverage_prompts import Ask
-from coverage_store import Values
+from coverage_parts.estimators import ESTIMATORS
+from coverage_parts.measure import FIRST, Family
+from coverage_parts.prompts import Ask
+from coverage_parts.store import Values
 
 from emoe.miniature.world import World
 from emoe.study.statistics import auroc

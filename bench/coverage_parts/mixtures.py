@@ -6,10 +6,10 @@ from collections.abc import Callable
 from itertools import combinations, islice
 
 import numpy
-from coverage_measure import Variant
-from coverage_prompts import Ask
-from coverage_settings import Row, Setting, tell_apart, well_or_not
-from coverage_tested import SHOWN, Tested, specs
+from coverage_parts.measure import Variant
+from coverage_parts.prompts import Ask
+from coverage_parts.settings import Row, Setting, tell_apart, well_or_not
+from coverage_parts.tested import SHOWN, Tested, specs
 
 from emoe.schedule import timesteps
 from emoe.study.statistics import spearman

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from coverage_gaps import OfGaps
-from coverage_images import OfImages
-from coverage_languages import OfLanguages
-from coverage_measure import Family, Judges, Variant
-from coverage_mixtures import OfMixtures
-from coverage_numbers import OfNumbers
-from coverage_settings import Plan, Row, Setting
+from coverage_parts.gaps import OfGaps
+from coverage_parts.images import OfImages
+from coverage_parts.languages import OfLanguages
+from coverage_parts.measure import Family, Judges, Variant
+from coverage_parts.mixtures import OfMixtures
+from coverage_parts.numbers import OfNumbers
+from coverage_parts.settings import Plan, Row, Setting
 
 Found = dict[str, Any]  # answers by name: rows, curves, pictures
 

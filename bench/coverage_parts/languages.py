@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy
-from coverage_measure import FIRST
-from coverage_settings import PAPER, Row, Setting, tell_apart, well_or_not
-from coverage_tested import SHOWN, Tested, specs
+from coverage_parts.measure import FIRST
+from coverage_parts.settings import PAPER, Row, Setting, tell_apart, well_or_not
+from coverage_parts.tested import SHOWN, Tested, specs
 
 from emoe.study.statistics import auroc, partial_spearman, spearman
 

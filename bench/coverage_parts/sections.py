@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from coverage_answers import Found
-from coverage_plots import by_language, by_timestep, panels, risk, samples, side_by_side
-from coverage_settings import WELL, Plan, Row, Setting
-from coverage_tested import SHOWN
+from coverage_parts.answers import Found
+from coverage_parts.plots import by_language, by_timestep, panels, risk, samples, side_by_side
+from coverage_parts.settings import WELL, Plan, Row, Setting
+from coverage_parts.tested import SHOWN
 
 from emoe.miniature.world import World
 from emoe.study.report import Report
@@ -46,8 +46,8 @@ def short(report: Report, rows: list[Row]) -> None:
 def choice(report: Report, ranking: list[Row], chosen: Mapping[str, Setting]) -> None:
     report.section(
         "The choice, on validation prompts alone",
-        "Estimators (`bench/coverage_estimators.py`), read-outs, timesteps and seeds, all from the split trunk that "
-        "the paper's number costs. AUROC uncovered; the mean over the families decides; one seed stands for the "
+        "Estimators (`bench/coverage_parts/estimators.py`), read-outs, timesteps and seeds, all from the split trunk "
+        "that the paper's number costs. AUROC uncovered; the mean over the families decides; one seed stands for the "
         f"mean over the seeds tried one by one. {len(ranking)} settings.",
     )
     rows = [

@@ -13,10 +13,10 @@ from typing import NamedTuple, Protocol
 
 import numpy
 import torch
-from coverage_baselines import CALIBRATED, Calibration, calibration, unheard
-from coverage_estimators import look, parts
-from coverage_prompts import Ask, Groups
-from coverage_store import Store, Values
+from coverage_parts.baselines import CALIBRATED, Calibration, calibration, unheard
+from coverage_parts.estimators import look, parts
+from coverage_parts.prompts import Ask, Groups
+from coverage_parts.store import Store, Values
 from PIL import Image
 from torch import Tensor
 
