@@ -40,7 +40,18 @@ def test_out(run, weights, tmp_path):
         path.write_text(kept)
         assert run(*score(*PROMPTS, "--out", str(path), weights=weights))[0] == 0
         assert path.read_text() == expected
-    assert "holds all 3 scores already" in run(*score(*PROMPTS, "--out", str(path), weights=weights))[2]
+    assert "is complete already: 3 scores" in run(*score(*PROMPTS, "--out", str(path), weights=weights))[2]
+
+
+def test_json_beside_a_file_is_what_is_new(run, weights, tmp_path):
+    path = tmp_path / "scores.jsonl"
+    arguments = score(*PROMPTS, "--json", "--out", str(path), weights=weights)
+    printed = run(*arguments)[1].splitlines()
+    kept = path.read_text().splitlines(keepends=True)
+    assert [json.loads(line)["uncertainty"] for line in printed] == [json.loads(line)["uncertainty"] for line in kept]
+    path.write_text(kept[0])
+    assert run(*arguments)[1].splitlines() == printed[1:]
+    assert path.read_text() == "".join(kept)
 
 
 def test_a_column_that_the_list_has_no_longer(run, weights, tmp_path):

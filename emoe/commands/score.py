@@ -89,14 +89,17 @@ def _score(options: argparse.Namespace, rows: list[Record], file: RecordFile | N
         reference.check(model.mixture, reading)
     done = file.go_on(model.batch_size(options.batch_size, SCORED)) if file else 0
     if done == len(rows):
-        say(f"{file.path} holds all {many(done, 'score')} already")
+        say(f"{file.path} is complete already: {many(done, 'score')}")
         return 0
-    write = file.write if file else show_json if options.json else _Table().write
+    writers = [file.write] if file else []
+    if options.json or not file:
+        writers.append(show_json if options.json else _Table().write)
 
     for records in scored(model, rows, reading, options.batch_size, done):
         if reference:
             records = [record | reference.told(record["uncertainty"]) for record in records]
-        write(records)
+        for write in writers:
+            write(records)
     if file:
         say(f"{many(len(rows), 'score')} in {file.path}")
     return 0
