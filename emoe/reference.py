@@ -57,12 +57,12 @@ class Reference:
                 return self.uncertainty[below - 1] if below and among > percentile else _before(value)
         return self.uncertainty[-1] if percentile < 100 else None
 
-    def check(self, mixture: str, reading: Reading) -> None:
-        """EmoeError unless scores of this mixture and reading compare with it."""
+    def check(self, reading: Reading, mixture: str | None = None) -> None:
+        """EmoeError unless scores of this reading and mixture compare with it; a size or mixture of None may yet."""
         ours = asdict(self.reading) | {"mixture": self.mixture}
         theirs = asdict(reading) | {"mixture": mixture}
         for key, value in ours.items():
-            if theirs[key] != value:
+            if theirs[key] not in (value, None):
                 other = " (other weights, or another version of emoe)" if key == "mixture" else ""
                 raise EmoeError(
                     f"the reference was made with {key} {value}, this run has {theirs[key]}{other}: its scores do not "

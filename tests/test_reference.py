@@ -132,7 +132,8 @@ def test_scores_compare_with_it(run, weights, made):
         (("--estimator", "eu-over-answer"), "estimator"),
     ],
 )
-def test_scores_of_another_reading_do_not(run, weights, made, others, what):
+def test_scores_of_another_reading_do_not(run, weights, made, monkeypatch, others, what):
+    monkeypatch.setattr("emoe.pipeline.EMoE.from_toml", lambda *a, **k: pytest.fail("loaded"))
     code, out, err = run(*score("a cat", *others, "--reference", str(made), weights=weights))
     assert code == 2
     assert out == ""
@@ -212,6 +213,7 @@ def test_generate_halts_by_it(run, weights, made, tmp_path):
         ("--max-percentile", "40", "--max-uncertainty", "1", "--reference", str(made)),
         ("--mode", "mixture", "--reference", str(made)),
         ("--max-percentile", "400", "--reference", str(made)),
+        ("--steps", "24", "--reference", str(made)),
     ):
         code, _, err = run("generate", "a cat", *size, *wrong, "--out", str(tmp_path / "other"))
         assert code == 2

@@ -80,6 +80,8 @@ def run(options: argparse.Namespace) -> int:
     recipe = Recipe(**told | _limit(options, reference))
     if reference and recipe.mode == "mixture":
         raise EmoeError("mode 'mixture' has no uncertainty to compare; choose 'fast' or 'emoe'")
+    if reference:
+        reference.check(recipe.reading)
     if options.maps and recipe.mode == "mixture":
         raise EmoeError("mode 'mixture' has no map to draw; choose 'fast' or 'emoe'")
     if options.batch_size is not None:
@@ -97,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
         file.check({"size": recipe.size, "mixture": model.mixture, "vae": model.vae_mark})
         file.keep(intact(folder, file.records))
         if reference:
-            reference.check(model.mixture, recipe.reading)
+            reference.check(recipe.reading, model.mixture)
 
         todo = rows[file.go_on(model.batch_size(options.batch_size, DRAWN)) :]
         records = list(file.records)

@@ -73,6 +73,8 @@ def run(options: argparse.Namespace) -> int:
 def _score(options: argparse.Namespace, rows: list[Record], file: RecordFile | None) -> int:
     reading = reading_of(options)
     reference = reference_of(options)
+    if reference:
+        reference.check(reading)
     if file:
         file.check({key: value for key, value in asdict(reading).items() if value is not None})
         file.check({"reference": reference.mark if reference else None})
@@ -86,7 +88,7 @@ def _score(options: argparse.Namespace, rows: list[Record], file: RecordFile | N
     if file:
         file.check(asdict(reading) | {"mixture": model.mixture})
     if reference:
-        reference.check(model.mixture, reading)
+        reference.check(reading, model.mixture)
     done = file.go_on(model.batch_size(options.batch_size, SCORED)) if file else 0
     if done == len(rows):
         say(f"{file.path} is complete already: {many(done, 'score')}")

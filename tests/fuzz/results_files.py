@@ -51,7 +51,7 @@ def references(folder: Path) -> Run:
         path.write_bytes(data)
         reference = load_reference(path)
         reference.percentile(1.5)
-        reference.check("x", reference.reading)
+        reference.check(reference.reading, "x")
 
     return run
 
