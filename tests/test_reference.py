@@ -66,11 +66,12 @@ def test_there_and_back(tmp_path):
     [{"seed": 1}, {"seeds": 2}, {"timestep": 1}, {"size": 128}, {"read_out": "pre"}, {"estimator": "eu-over-answer"}],
 )
 def test_every_part_of_the_reading_counts(other):
-    reference([1.0]).check("0123abcd", READING)
+    reference([1.0]).check(READING, "0123abcd")
     with pytest.raises(EmoeError, match=f"made with {next(iter(other))} "):
-        reference([1.0]).check("0123abcd", replace(READING, **other))
+        reference([1.0]).check(replace(READING, **other))
     with pytest.raises(EmoeError, match="made with mixture 0123abcd, this run has 89abcdef"):
-        reference([1.0]).check("89abcdef", READING)
+        reference([1.0]).check(READING, "89abcdef")
+    reference([1.0]).check(replace(READING, size=None))  # before anything is loaded, which may yet be the same
 
 
 @pytest.mark.parametrize(
