@@ -1,4 +1,4 @@
-"""Prompt files: .txt, .csv, .jsonl, .parquet, or COCO's captions_*.json."""
+"""Prompt files: .txt, .csv, .tsv, .jsonl, .parquet, COCO's captions_*.json, Conceptual Captions' .tsv."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import math
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -36,7 +37,8 @@ class Prompt(NamedTuple):
 
 LARGEST = 10**9  # bytes that a Parquet file may unpack to, as a few bytes can stand for any number of rows
 COLUMNS = ("prompt", "negative_prompt", "id", "group", "size", "reference", "image")
-SUFFIXES = (".txt", ".csv", ".jsonl", ".json", ".parquet")
+SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".parquet")
+CONCEPTUAL = re.compile(r"[^\t\n]+\thttps?://\S+(\r?\n|$)")  # a caption and where its picture was; no names above
 KEPT = ("id", "group", "group_size", "reference_text", "image")  # in records, where a prompt has them
 
 
@@ -53,19 +55,20 @@ def check_text(text: object) -> None:
 def read_prompts(path: str | Path) -> list[Prompt]:
     """Every prompt of a file, in its order; "-" reads lines from standard input.
 
-    .txt: one a line, blank lines left out.  .csv, .jsonl, .parquet: a `prompt` column, optional `id`,
+    .txt: one a line, blank lines left out.  .csv, .tsv, .jsonl, .parquet: a `prompt` column, optional `id`,
     `negative_prompt`, `group`, `size` (the group's), `reference`, `image` (relative to the file).
+    .tsv: also Conceptual Captions, whose lines are a caption and an address.
     .json: COCO captions ({"annotations": [{"id": ..., "caption": ...}]}), or a list of texts or objects.
     A warning names columns that are not used. EmoeError names the file and the line.
     """
     path = Path(path)
-    readers = {".csv": _csv, ".jsonl": _jsonl, ".json": _json, ".txt": _txt, "": _txt}
+    readers = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".json": _json, ".txt": _txt, "": _txt}
     if path.suffix.lower() == ".parquet":
         prompts = _parquet(path)
     elif path.suffix.lower() in readers:
         prompts = readers[path.suffix.lower()](_read(path), path)
     else:
-        raise EmoeError(f"{path} is not .txt, .csv, .jsonl, .parquet or COCO's .json; rename or convert it")
+        raise EmoeError(f"{path} is not .txt, .csv, .tsv, .jsonl, .parquet or COCO's .json; rename or convert it")
     if not prompts:
         raise EmoeError(f"{path} holds no prompts")
     return prompts
@@ -90,33 +93,50 @@ def _txt(text: str, path: Path) -> list[Prompt]:
 
 
 def _csv(text: str, path: Path) -> list[Prompt]:
-    """An empty cell says nothing."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    return _table(csv.reader(io.StringIO(text, newline=""), strict=True), path)
+
+
+def _tsv(text: str, path: Path) -> list[Prompt]:
+    """Tabs, and no quotes."""
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+    return _table(lines, path, ["prompt", "address"] if CONCEPTUAL.match(text) else None)
+
+
+def _table(reader: Any, path: Path, head: list[str] | None = None) -> list[Prompt]:
+    """Lines of cells, below one of names unless they are known. An empty cell says nothing."""
     prompts = []
     try:
-        head = [name.strip() for name in next(reader, [])]
-        _check_columns(head, path)
+        if head is None:
+            head = [name.strip() for name in next(reader, [])]
+            _check_columns(head, path)
         for name in (name for name, count in Counter(head).items() if count > 1):
             raise EmoeError(f"{path} has several columns {shown(name)}; rename all but one")
         for cells in reader:
             where = f"{path}, line {reader.line_num}"
             if len(cells) > len(head):
-                raise EmoeError(
-                    f"{where} has {len(cells)} cells, the first line {len(head)}; put prompts in double quotes"
+                remedy = (
+                    "put prompts in double quotes" if reader.dialect.delimiter == "," else "take tabs out of prompts"
                 )
+                raise EmoeError(f"{where} has {len(cells)} cells, the first line {len(head)}; {remedy}")
             if cells:
                 row = {key: cell for key, cell in zip(head, cells, strict=False) if cell}
                 if "prompt" not in row:
                     raise EmoeError(f"{where}: its prompt is empty; write one, or take the line out")
                 prompts.append(read_prompt(row, where))
     except csv.Error as error:
-        raise EmoeError(f"{path}, line {reader.line_num} is not valid CSV ({error})") from error
+        raise EmoeError(f"{path}, line {reader.line_num} is not valid {path.suffix[1:].upper()} ({error})") from error
     return prompts
 
 
 def _check_columns(names: list[str], path: Path) -> None:
     if names and "prompt" not in names:
-        remedy = "save it with commas" if {";", "\t"} & set(names[0]) else "rename the one that holds the prompts"
+        remedy = (
+            "save it with commas"
+            if ";" in names[0]
+            else "name it .tsv"
+            if "\t" in names[0]
+            else "rename the one that holds the prompts"
+        )
         raise EmoeError(f"{path} has no column 'prompt' (it has {', '.join(names[:10])}); {remedy}")
     warn_of_others(names, path)
 

@@ -34,6 +34,23 @@ def test_csv(tmp_path):
     assert read(tmp_path, "P.CSV", "prompt\ra\rb\r") == [Prompt("a"), Prompt("b")]
 
 
+def test_tsv(tmp_path, caplog):
+    assert read(tmp_path, "p.tsv", 'id\tprompt\r\n7\ta "red, bus\r\n') == [Prompt('a "red, bus', None, "7")]
+    assert not caplog.records
+    assert read(tmp_path, "p.tsv", "prompt\thttp\na\tb\n") == [Prompt("a")]
+    assert "not used: 'http'" in caplog.text
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+def test_conceptual_captions(tmp_path, caplog, end):
+    """Whose lines have no names above them."""
+    lines = 'a "very" typical bus station\thttp://a.example/1.jpg?x=1', "a red bus\thttps://b.example/2"
+    found = read(tmp_path, "Validation.tsv", f"{end or chr(10)}".join(lines) + end)
+    assert found == [Prompt('a "very" typical bus station'), Prompt("a red bus")]
+    assert read(tmp_path, "p.tsv", lines[0] + end) == found[:1]
+    assert not caplog.records
+
+
 def test_jsonl(tmp_path):
     found = read(
         tmp_path, "p.jsonl", '{"prompt": "a", "id": 3, "other": [1]}\n\n{"prompt": "b", "negative_prompt": "c"}\n'
@@ -85,13 +102,18 @@ MISTAKES = {
     "empty": ("p.txt", "\n \n", "holds no prompts"),
     "empty list": ("p.json", "[]", "holds no prompts"),
     "not utf-8": ("p.txt", b"caf\xe9", "is not UTF-8 text (unexpected end of data at byte 3)"),
-    "extension": ("p.xlsx", "x", "is not .txt, .csv, .jsonl"),
+    "extension": ("p.xlsx", "x", "is not .txt, .csv, .tsv, .jsonl"),
     "csv without the column": (
         "p.csv",
         "text\na\n",
         "has no column 'prompt' (it has text); rename",
     ),
     "csv of another program": ("p.csv", "prompt;id\na;1\n", "(it has prompt;id); save it with commas"),
+    "tabs in a csv": ("p.csv", "prompt\tid\na\t1\n", "name it .tsv"),
+    "tsv without the column": ("p.tsv", "a red bus\n", "has no column 'prompt' (it has a red bus); rename"),
+    "tsv with a tab too many": ("p.tsv", "prompt\na\tb\n", "line 2 has 2 cells, the first line 1; take tabs out"),
+    "tsv, too long": ("p.tsv", "prompt\n" + "a" * 200_000, "line 2 is not valid TSV"),
+    "a caption without an address": ("p.tsv", "a\thttp://x/1\n\thttp://x/2\n", "line 2: its prompt is empty"),
     "csv with a short row": ("p.csv", "id,prompt\n1\n", "line 2: its prompt is empty; write one"),
     "csv with a comma too many": ("p.csv", "prompt\na red bus, at night\n", "line 2 has 2 cells, the first line 1"),
     "csv with a column twice": ("p.csv", "prompt,prompt\na,b\n", "several columns 'prompt'"),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def add_prompts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="*", metavar="PROMPT")
     parser.add_argument(
-        "--prompts", metavar="FILE", help=".txt, .csv, .jsonl, .parquet, COCO captions .json; - for stdin"
+        "--prompts", metavar="FILE", help=".txt, .csv, .tsv, .jsonl, .parquet, COCO captions .json; - for stdin"
     )
     parser.add_argument("--negative", default="", metavar="TEXT", help="negative prompt of those that have none")
     parser.add_argument("--batch-size", type=int, metavar="N", help="prompts at a time (default: 1 on a CPU)")

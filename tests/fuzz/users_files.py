@@ -70,7 +70,7 @@ def sources(folder: Path) -> Run:
     return run
 
 
-PROMPT_FILES = {b"t": "txt", b"c": "csv", b"l": "jsonl", b"j": "json"}
+PROMPT_FILES = {b"t": "txt", b"c": "csv", b"s": "tsv", b"l": "jsonl", b"j": "json"}
 
 
 def prompts(folder: Path) -> Run:
@@ -89,6 +89,8 @@ def lists() -> Iterator[bytes]:
     row = {"prompt": "a", "negative_prompt": "", "id": 3, "group": 2, "size": 2.5, "reference": "b", "image": "c.png"}
     yield b"ta red bus\r\n\n  two \n"
     yield b"c" + ",".join(row).encode() + b'\n"a, ""b""\nc",,x,,1,,\n\n'
+    yield b"s" + "\t".join(row).encode() + b'\na, "b"\tc\t\tx\t\t1\n\n'
+    yield b"sa red bus\thttps://x.example/1.jpg\r\n\thttp://x\n"
     yield b"l" + json.dumps(row).encode() + b'\n{"prompt": "\\ud800"}\n[1]\n'
     yield b"j" + json.dumps([row, "b", 3]).encode()
     yield b'j{"annotations": [{"id": 48, "caption": "A bathroom. "}, {}, 3]}'
