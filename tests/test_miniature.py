@@ -75,7 +75,7 @@ def test_no_two_files_of_a_family_have_the_same_form():
         weights = read_weights(name)
         told = []
         for expert in weights.experts:
-            checkpoint = open_checkpoint(expert.source, base=weights.folder, parts=())
+            checkpoint = open_checkpoint(expert.source, start=weights.folder, parts=())
             folder = checkpoint.folder is not None
             names = sorted(file.path.name for file in checkpoint.files)
             first = min(theirs for _, theirs in checkpoint.parts["unet"].places.values())
