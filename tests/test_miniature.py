@@ -129,7 +129,7 @@ def test_covered_prompts_are_drawn():
     """By the base alone, everything told counts."""
     weights = read_weights("miniature")
     model = EMoE.from_toml("miniature")
-    model.unet = load_unet(open_checkpoint(weights.base, base=weights.folder), device="cpu", dtype=torch.float32)
+    model.unet = load_unet(open_checkpoint(weights.base, start=weights.folder), device="cpu", dtype=torch.float32)
     scenes, mention = covered(32), Mention(**ALL)
     drawn = model.generate(
         [caption(scene, mention) for scene in scenes], mode="mixture", guidance=GUIDANCE, batch_size=32
