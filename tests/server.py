@@ -27,7 +27,7 @@ class Answer:
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     cut: int | None = None  # close the connection after so many bytes
-    hold: threading.Event | None = None  # wait for it before the last kilobyte
+    hold: threading.Event | None = None  # wait for it half-way
 
     @classmethod
     def json(cls, value: Any, status: int = 200) -> Answer:
@@ -70,7 +70,7 @@ class Site:
                 self.end_headers()
                 if self.command == "GET":
                     body = answer.body if answer.cut is None else answer.body[: answer.cut]
-                    most = len(body) - (1000 if answer.hold else 0)
+                    most = len(body) // (2 if answer.hold else 1)
                     self.wfile.write(body[:most])
                     if answer.hold:
                         answer.hold.wait(60)
