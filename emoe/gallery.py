@@ -9,7 +9,7 @@ from typing import Any
 
 from emoe.errors import EmoeError
 from emoe.generations import Generation
-from emoe.images import check_ours, contact_sheet, draw_map, open_small, save_png
+from emoe.images import check_ours, contact_sheet, draw_map, is_ours, is_whole, open_small, save_png
 from emoe.whole import make_folder
 
 RECORDS = "generations.jsonl"
@@ -63,7 +63,7 @@ def intact(folder: Path, records: Sequence[dict[str, Any]]) -> int:
     """How many of the records, from the first on, have all their images still; the others are drawn again."""
     for count, record in enumerate(records):
         names = [*record["images"], *(map(map_name, record["images"]) if record["maps"] else ())]
-        if not all((folder / name).is_file() and (folder / name).stat().st_size for name in names):
+        if not all(is_whole(folder / name) for name in names):
             return count
     return len(records)
 
@@ -75,7 +75,10 @@ def slug(prompt: str) -> str:
 
 
 def draw_sheets(folder: Path, records: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[Path]:
-    """Contact sheets of the images that the records name: a row per prompt, a column per path."""
+    """Contact sheets of the images that the records name: a row per prompt, a column per path.
+
+    One is `sheet.png`, of several each has its number; those of a shorter list are removed.
+    """
     shown = [record for record in records if record["images"]]
     pages = [shown[i : i + ROWS] for i in range(0, len(shown), ROWS)]
     paths = []
@@ -83,6 +86,9 @@ def draw_sheets(folder: Path, records: Sequence[dict[str, Any]], columns: Sequen
         rows = [(_label(record), [open_small(folder / name) for name in record["images"]]) for record in page]
         paths.append(folder / ("sheet.png" if len(pages) == 1 else f"sheet-{number:03d}.png"))
         save_png(contact_sheet(rows, columns), paths[-1], {"rows": page})
+    for path in set(folder.iterdir()) - set(paths):
+        if SHEET.fullmatch(path.name) and is_ours(path):
+            path.unlink()
     return paths
 
 

@@ -24,6 +24,7 @@ from emoe.errors import EmoeError
 from emoe.vae import VAE
 from emoe.whole import whole
 
+END = b"\0\0\0\0IEND\xae\x42\x60\x82"  # of every PNG
 CELL, LABEL, GAP = 256, 20, 8  # pixels of a contact sheet
 FONTS = ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf")
 
@@ -63,6 +64,16 @@ def is_ours(path: Path) -> bool:
         with Image.open(path, formats=["PNG"]) as image:
             return "emoe" in image.info
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # no picture, or none to be opened
+        return False
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is there to its end: a disk that filled, or a power cut, may leave less."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(END), os.SEEK_END)
+            return file.read() == END
+    except OSError:  # none, or shorter than that
         return False
 
 

@@ -130,8 +130,9 @@ def test_a_run_goes_on_where_it_was_stopped(draw, tmp_path):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
     assert (folder / "00001-a-red-bus-1.png").stat().st_mtime_ns == kept
 
-    for spoil in (Path.unlink, lambda path: path.write_bytes(b"")):  # deleted; what a power cut leaves
-        spoil(folder / "00001-a-red-bus-4.png")
+    for left in (None, 0, -9):  # deleted; what a power cut leaves
+        path = folder / "00001-a-red-bus-4.png"
+        path.unlink() if left is None else path.write_bytes(path.read_bytes()[:left])
         assert draw(*PROMPTS)[0] == 0
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
 
@@ -231,6 +232,14 @@ def test_a_sheet_of_somebody_elses_is_not_replaced(draw, tmp_path, monkeypatch, 
     code, _, err = draw("a")
     assert (code, f"{name} is not of emoe's making" in err, err.count("\n")) == (2, True, 1)
     assert (tmp_path / "out" / name).read_bytes() == kept
+
+
+@pytest.mark.slow
+def test_sheets_of_a_shorter_list_go(draw, tmp_path, monkeypatch):
+    """Of a longer one each has its number; what is not ours stays."""
+    monkeypatch.setattr("emoe.gallery.ROWS", 1)
+    assert [draw("a", *prompts)[0] for prompts in ((), ("b",))] == [0, 0]
+    assert [name for name in names(tmp_path / "out") if "sheet" in name] == ["sheet-001.png", "sheet-002.png"]
 
 
 @pytest.mark.slow

@@ -78,9 +78,9 @@ def run(options: argparse.Namespace) -> int:
     reference = reference_of(options)
     told = {field.name: getattr(options, field.name) for field in fields(Recipe)}
     recipe = Recipe(**told | _limit(options, reference))
-    if reference and recipe.mode == "mixture":
-        raise EmoeError("mode 'mixture' has no uncertainty to compare; choose 'fast' or 'emoe'")
     if reference:
+        if recipe.mode == "mixture":
+            raise EmoeError("mode 'mixture' has no uncertainty to compare; choose 'fast' or 'emoe'")
         reference.check(recipe.reading)
     if options.maps and recipe.mode == "mixture":
         raise EmoeError("mode 'mixture' has no map to draw; choose 'fast' or 'emoe'")
