@@ -7,14 +7,13 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from emoe.errors import EmoeError, shown
 from emoe.moe import LAYERS, SPLITS
-from emoe.shipped import SHIPPED
+from emoe.shipped import SHIPPED, meant
 
 GATES = ("prompt", "uniform", "hidden")
 HASH, NO_HASH = re.compile(r"[0-9a-fA-F]{64}"), "must be 64 hexadecimal digits; `emoe inspect` prints it"
@@ -88,9 +87,9 @@ def read_weights(path: str | Path) -> Weights:
         with path.open(encoding="utf-8-sig") as file:
             text = file.read(LONGEST + 1)
     except FileNotFoundError as error:
-        meant = next(iter(get_close_matches(str(path), SHIPPED, 1, 0.8)), "")
+        name = meant(str(path))
         remedy = "name another (the paper's is weights.toml in emoe's own folder), or try miniature"
-        raise EmoeError(f"there is no {path.absolute()}; {f'did you mean {meant}?' if meant else remedy}") from error
+        raise EmoeError(f"there is no {path.absolute()}; {f'did you mean {name}?' if name else remedy}") from error
     except OSError as error:
         raise EmoeError(f"cannot read {path}: {error.strerror}; name a weights.toml") from error
     except UnicodeDecodeError as error:

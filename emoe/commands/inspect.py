@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from typing import Any
 
 from emoe.commands.options import add_machine, be_verbose, route_text
 from emoe.errors import EmoeError, many
-from emoe.shipped import SHIPPED
+from emoe.shipped import SHIPPED, meant
 from emoe.terminal import show, visible
 
 DESCRIPTION = """\
@@ -38,10 +39,12 @@ def run(options: argparse.Namespace) -> int:
     from emoe.checkpoint import describing as describing_files
     from emoe.device import choose_device
 
-    choose_device(options.device, options.dtype)  # a file is read on the CPU, and yet a mistake is one
     if options.source.lower().endswith(".toml") or options.source in SHIPPED:
         found = describing.describe(options.source, options.device, options.dtype)
+    elif (name := meant(options.source)) and not os.path.lexists(options.source):
+        raise EmoeError(f"there is no {options.source}; did you mean {name}?")
     else:
+        choose_device(options.device, options.dtype)  # a file is read on the CPU, and yet a mistake is one
         found = describing_files.describe(options.source)
     if options.json:
         show(json.dumps(found, ensure_ascii=False))
