@@ -99,8 +99,9 @@ def test_a_broken_link_is_not_passed_over(folder):
 )
 def test_folders_of_another_text_encoder(folder, index, said):
     change(folder / "model_index.json", **index)
-    with pytest.raises(EmoeError, match=said):
-        open_checkpoint(str(folder))
+    for there in (folder, folder / "unet", folder / "unet" / "diffusion_pytorch_model.safetensors"):
+        with pytest.raises(EmoeError, match=said):
+            open_checkpoint(str(there))
 
 
 @pytest.mark.parametrize("index", [{}, {"text_encoder": ["transformers", "CLIPTextModel"]}, {"text_encoder": 5}])
@@ -129,6 +130,22 @@ def test_a_scheduler_counts_wherever_it_is_looked_from(folder, caplog, there):
     found = open_checkpoint(str(folder.parent / there))
     assert (found.prediction, found.schedule) == ("v", ["beta_schedule 'linear'"])
     assert "trained on another noise schedule (beta_schedule 'linear') than SD1.5's" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"prediction_type": "sample"}, "prediction_type 'sample'"),
+        ({"prediction_type": ["epsilon"]}, "prediction_type ['epsilon']"),
+        ({"trained_betas": [0.1, 0.2]}, "trained_betas [0.1, 0.2]"),
+        ({"prediction_type": None, "trained_betas": None}, None),
+    ],
+)
+def test_what_no_scheduler_of_sd1_says(folder, caplog, settings, told):
+    change(folder / "scheduler" / "scheduler_config.json", **settings)
+    found = open_checkpoint(str(folder))
+    assert (found.prediction, found.schedule) == ("epsilon", [told] if told else [])
+    assert not told or f"another noise schedule ({told})" in caplog.text
 
 
 def test_zero_terminal_snr_is_told(states, tmp_path, caplog, run):

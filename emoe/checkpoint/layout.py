@@ -28,8 +28,10 @@ SCHEDULE = {  # SD1.5's
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "num_train_timesteps": 1000,
+    "trained_betas": None,
     "rescale_betas_zero_snr": False,
 }
+PREDICTIONS = ("epsilon", "v_prediction")
 CHECKPOINTS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -132,11 +134,12 @@ def config(folder: Folder, name: str = "config.json") -> dict:
 
 
 def schedule(folder: Folder) -> tuple[str | None, list[str]]:
-    """What a pipeline's scheduler says: its prediction_type, and its settings that SD1.5 does not have."""
+    """What a pipeline's scheduler says: its prediction_type, and what in it none of SD1.x's has."""
     told = config(folder.folder("scheduler"), "scheduler_config.json")
     odd = [f"{key} {shown(told[key])}" for key, usual in SCHEDULE.items() if told.get(key, usual) != usual]
-    kind = told.get("prediction_type")
-    return (kind if isinstance(kind, str) else None), odd
+    if (kind := told.get("prediction_type")) not in (None, *PREDICTIONS):
+        return None, [*odd, f"prediction_type {shown(kind)}"]
+    return kind, odd
 
 
 def sidecar_says_v(folder: Folder, name: str) -> bool:

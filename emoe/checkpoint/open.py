@@ -135,7 +135,7 @@ def _add_files(found: Checkpoint, folder: Folder, names: Mapping[str, str]) -> N
     if layout.sidecar_says_v(folder, first):
         found.prediction = "v"
     if layout.is_part(first) and (above := folder.above("unet")):
-        _read_schedule(found, above)
+        _read_pipeline(found, above)
 
 
 def _add_folder(found: Checkpoint, folder: Folder, parts: Sequence[str]) -> None:
@@ -146,12 +146,13 @@ def _add_folder(found: Checkpoint, folder: Folder, parts: Sequence[str]) -> None
         paths = {f"{part}/{name}": inner.path(name) for name in layout.weights(inner, part)}
         if paths:
             _add(found, paths, (part,), f"{found.source}/{part}", layout.config(inner))
+    _read_pipeline(found, folder)
+
+
+def _read_pipeline(found: Checkpoint, folder: Folder) -> None:
+    """What a folder says of the parts in it."""
     if not found.kind.remedy:
         found.kind = by_pipeline(layout.config(folder, "model_index.json")) or found.kind
-    _read_schedule(found, folder)
-
-
-def _read_schedule(found: Checkpoint, folder: Folder) -> None:
     prediction, odd = layout.schedule(folder)
     found.schedule += odd
     if prediction == "v_prediction":
