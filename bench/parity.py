@@ -28,7 +28,7 @@ from networks import SMALL, random_text, random_unet
 from peers import MISSING
 from torch import Tensor
 
-from emoe.checkpoint.load_text import load_text
+from emoe.checkpoint.load_text import load_text, own_tokenizer
 from emoe.checkpoint.load_unet import brought, load_unet
 from emoe.checkpoint.load_vae import load_vae
 from emoe.checkpoint.lora import with_loras
@@ -106,8 +106,7 @@ def write_random(folder: Path, small: bool) -> None:
 
 def ours(checkpoint: Checkpoint, device: torch.device) -> tuple[UNet, TextEncoder, VAE]:
     """A checkpoint as emoe loads it, without a mixture."""
-    folder, parts = checkpoint.folder, checkpoint.parts
-    tokenizer = folder.folder("tokenizer") if folder and folder.has("tokenizer") else None
+    parts, tokenizer = checkpoint.parts, own_tokenizer(checkpoint)
     unet = load_unet(checkpoint, device=device, dtype=torch.float32)
     return unet, load_text(parts["text_encoder"], tokenizer, device), load_vae(parts["vae"], device)
 

@@ -10,11 +10,11 @@ from itertools import combinations
 from typing import NamedTuple
 
 import torch
+from transformers import CLIPTokenizer
 
 from emoe.checkpoint.architecture import unet_config
 from emoe.checkpoint.hashes import check_hash, check_hashes
-from emoe.checkpoint.layout import Folder
-from emoe.checkpoint.load_text import load_text
+from emoe.checkpoint.load_text import load_text, load_tokenizer, own_tokenizer
 from emoe.checkpoint.load_unet import brought, build, load_mixture, load_unet
 from emoe.checkpoint.load_vae import downsampling_told, load_vae
 from emoe.checkpoint.lora import with_loras
@@ -25,7 +25,7 @@ from emoe.checkpoint.source import plain
 from emoe.config import Expert, Weights, check, undecidable
 from emoe.errors import EmoeError, about
 from emoe.gate import Gate, HiddenGate, PromptGate, UniformGate, phi
-from emoe.gate_vectors import gate_vectors
+from emoe.gate_vectors import captured_from, gate_vectors
 from emoe.moe import alike
 from emoe.segmoe import completed
 from emoe.text import TextEncoder, TextStates
@@ -40,6 +40,17 @@ STOCK_WIDTH = 768
 SPOKEN = {"text_encoder": "text encoder", "vae": "VAE"}
 
 
+class Ready(NamedTuple):
+    """A description of which nothing is left to be found wrong but the UNets' weights."""
+
+    weights: Weights  # with what a SegMoE mixture tells itself
+    base: Checkpoint
+    experts: list[Checkpoint]
+    text: TextEncoder
+    gate: Gate
+    downsampling: int  # image pixels per latent pixel, along a side
+
+
 class Assembled(NamedTuple):
     unet: UNet  # with mixtures
     text: TextEncoder
@@ -52,19 +63,7 @@ class Assembled(NamedTuple):
 
 
 def assemble(weights: Weights, device: torch.device, dtype: torch.dtype) -> Assembled:
-    """Everything that can be found wrong from headers is found before gigabytes are read."""
-    for key, source, kind in _sources(weights):
-        with about(f"{weights.path}: {key}"):
-            reach(source, weights.folder, weights.revision, kind)
-
-    base = _open(weights, "segmoe" if weights.segmoe else "base", "unet", "text_encoder")
-    experts = [] if weights.segmoe else _experts(weights, base)
-    weights = completed(weights, base) if weights.segmoe else weights
-    check(weights)
-
-    downsampling = _downsampling(weights, base)
-    text = _text(weights, base, device)
-    gate = _gate(weights, text)
+    weights, base, experts, text, gate, downsampling = ready(weights, device)
     if weights.segmoe:
         unet = load_unet(base, device=device, dtype=dtype)
     else:
@@ -76,6 +75,22 @@ def assemble(weights: Weights, device: torch.device, dtype: torch.dtype) -> Asse
     split = weights.split or ("ff" if weights.layers == "ff" else "attn2")
     load_vae = partial(_vae, weights, base, device, dtype)
     return Assembled(unet, text, gate, split, weights.experts, base.prediction, load_vae, downsampling)
+
+
+def ready(weights: Weights, device: torch.device) -> Ready:
+    """Everything that can be found wrong from headers is found here, before gigabytes are read."""
+    for key, source, kind in _sources(weights):
+        with about(f"{weights.path}: {key}"):
+            reach(source, weights.folder, weights.revision, kind)
+
+    base = _open(weights, "segmoe" if weights.segmoe else "base", "unet", "text_encoder")
+    experts = [] if weights.segmoe else _experts(weights, base)
+    weights = completed(weights, base) if weights.segmoe else weights
+    check(weights)
+
+    downsampling = _downsampling(weights, base)
+    text = _text(weights, base, device)
+    return Ready(weights, base, experts, text, _gate(weights, base, text), downsampling)
 
 
 def _sources(weights: Weights) -> Iterator[tuple[str, str, str]]:
@@ -149,11 +164,11 @@ def _files(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 def _text(weights: Weights, base: Checkpoint, device: torch.device) -> TextEncoder:
     """The text encoder that weights.toml names, else the base's, else SD1.5's own."""
-    width = _text_width(base)
+    width, tokenizer = _text_width(base), _named_tokenizer(weights)
     with _owner_of("text_encoder", weights, base) as owner:
         if "text_encoder" not in owner.parts:
             raise EmoeError(f"{owner.source} has no text encoder; name one that is {width} wide under text_encoder")
-        text = load_text(owner.parts["text_encoder"], _tokenizer(weights, owner), device)
+        text = load_text(owner.parts["text_encoder"], tokenizer or own_tokenizer(owner), device)
         found = text.model.config.hidden_size
         if found != width:
             raise EmoeError(f"the text encoder of {owner.source} is {found} wide, the base's UNet reads {width}")
@@ -213,17 +228,16 @@ def _text_width(base: Checkpoint) -> int:
     return unet_config(part.shapes, part.config, part.where).text_dim
 
 
-def _tokenizer(weights: Weights, owner: Checkpoint) -> Folder | None:
-    """Where the tokenizer's files are; None for CLIP's own."""
-    if weights.tokenizer:
+def _named_tokenizer(weights: Weights) -> CLIPTokenizer | None:
+    """The one that weights.toml names."""
+    if not weights.tokenizer:
+        return None
+    with about(f"{weights.path}: tokenizer"):
         folder = open_folder(weights.tokenizer, weights.folder, weights.revision)
-        return folder.folder("tokenizer") if folder.has("tokenizer") else folder
-    if owner.folder and owner.folder.has("tokenizer"):
-        return owner.folder.folder("tokenizer")
-    return None
+        return load_tokenizer(folder.folder("tokenizer") if folder.has("tokenizer") else folder)
 
 
-def _gate(weights: Weights, text: TextEncoder) -> Gate:
+def _gate(weights: Weights, base: Checkpoint, text: TextEncoder) -> Gate:
     count = len(weights.experts)
     if weights.gate == "uniform":
         return UniformGate(count)
@@ -231,7 +245,7 @@ def _gate(weights: Weights, text: TextEncoder) -> Gate:
         return HiddenGate(count, weights.top)
     positive, negative = _descriptors(weights, text)
     if weights.gate == "hidden":
-        return HiddenGate(count, weights.top)
+        return HiddenGate(count, weights.top, captured_from(weights, base.prediction))
     return PromptGate(positive, negative, weights.top, weights.temperature)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -25,10 +26,10 @@ log = logging.getLogger("emoe")
 
 def gate_vectors(unet: UNet, text: TextEncoder, weights: Weights, prediction: str) -> None:
     """Give a mixed UNet its gate vectors, in place: those on disk if they are this mixture's, else captured now."""
-    path = _place(weights.path)
+    path = _place(weights.path, unet.conv_in.weight.dtype)
     descriptors = [(expert.positive, expert.negative) for expert in weights.experts]
-    settings = "capture", descriptors, SEED, STEPS, GUIDANCE, prediction, unet.config, text.settings
-    key = fingerprint(settings, unet, text.model)
+    settings = captured_from(weights, prediction), unet.config, text.settings
+    key = fingerprint(settings, unet, text.model, skip=is_gate)
     if _read(path, key, unet):
         return
     log.warning(
@@ -40,11 +41,19 @@ def gate_vectors(unet: UNet, text: TextEncoder, weights: Weights, prediction: st
     _write(path, key, unet)
 
 
-def _place(toml: Path) -> Path:
+def captured_from(weights: Weights, prediction: str) -> tuple:
+    """What decides on the vectors, beside the networks.
+
+    It stands for them in a mixture's fingerprint: their last digits are those of the machine that captured them.
+    """
+    descriptors = tuple((expert.positive, expert.negative) for expert in weights.experts)
+    return "captured", descriptors, SEED, STEPS, GUIDANCE, prediction
+
+
+def _place(toml: Path, dtype: torch.dtype) -> Path:
     """Beside it; of a family that is shipped, with the user's downloads."""
-    if toml not in SHIPPED.values():
-        return toml.with_suffix(".gates.safetensors")
-    return cache_folder() / toml.with_suffix(".gates.safetensors").name
+    path = toml.with_suffix(f".gates.{str(dtype).removeprefix('torch.')}.safetensors")
+    return cache_folder() / path.name if toml in SHIPPED.values() else path
 
 
 def _read(path: Path, key: str, unet: UNet) -> bool:

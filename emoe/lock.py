@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from emoe.assemble import SPOKEN, STOCK, needs_stock
+import torch
+
+from emoe.assemble import SPOKEN, STOCK, needs_stock, ready
 from emoe.checkpoint import civitai, hub, source
-from emoe.checkpoint.hashes import check_hash, check_hashes, hashes
+from emoe.checkpoint.hashes import check_hashes, hashes
 from emoe.checkpoint.hub import HubFolder
-from emoe.checkpoint.load_unet import brought, build
 from emoe.checkpoint.open import examine, open_checkpoint, open_part
 from emoe.checkpoint.open_lora import open_lora
 from emoe.checkpoint.parts import Checkpoint
@@ -30,6 +30,7 @@ def lock(weights: Weights, path: Path) -> Weights:
     path: of the copy's file, where its relative paths start. What is not here yet is downloaded. EmoeError names the
     source that cannot be had.
     """
+    ready(weights, torch.device("cpu"))  # refuses what a run would, and fetches a tokenizer, which is not hashed
     fixed: dict[str, Any] = {key: text for key in (*MAIN, *PART) if (text := getattr(weights, key))}
     main = next(key for key in MAIN if key in fixed)
     with about(f"{weights.path}: {main}"):
@@ -39,11 +40,10 @@ def lock(weights: Weights, path: Path) -> Weights:
     copy, own = _Copy(weights, path), [part for part in PART if part not in fixed]
     for key, text in fixed.items():
         fixed[key] = copy.checkpoint(key, text, *(("unet", *own) if key == main else (key,)))
-    if weights.tokenizer:  # small files, which a Hub commit holds; of folders here they are not hashed
+    if weights.tokenizer:
         with about(f"{weights.path}: tokenizer"):
             fixed["tokenizer"] = _fixed(weights.tokenizer, weights, path)
-    mixed = brought(build(base.parts["unet"]), weights.layers) if any(e.loras for e in weights.experts) else {}
-    experts = tuple(copy.expert(label, e, mixed) for label, e in zip(weights.labels, weights.experts, strict=True))
+    experts = tuple(copy.expert(label, e) for label, e in zip(weights.labels, weights.experts, strict=True))
     return replace(weights, path=path, experts=experts, revision=None, sha256=copy.sha256, **fixed)
 
 
@@ -54,17 +54,14 @@ class _Copy:
         self.weights, self.path = weights, path
         self.sha256: dict[str, str] = {}
 
-    def expert(self, label: str, expert: Expert, mixed: Mapping[str, tuple[int, ...]]) -> Expert:
-        """mixed: the layers that a LoRA may change, and the shapes of their weights."""
-        source = self.checkpoint(label, expert.source, "unet", sha256=expert.sha256)
+    def expert(self, label: str, expert: Expert) -> Expert:
+        source = self.checkpoint(label, expert.source, "unet")
         loras = [
-            replace(lora, source=self.lora(f"{label}: loras[{i}]", lora.source, mixed))
-            for i, lora in enumerate(expert.loras)
+            replace(lora, source=self.lora(f"{label}: loras[{i}]", lora.source)) for i, lora in enumerate(expert.loras)
         ]
         return replace(expert, source=source, loras=tuple(loras))
 
-    def checkpoint(self, key: str, text: str, *parts: str, sha256: str | None = None) -> str:
-        """sha256: what weights.toml says of the file that holds the UNet."""
+    def checkpoint(self, key: str, text: str, *parts: str) -> str:
         with about(f"{self.weights.path}: {key}"):
             for_good = _fixed(text, self.weights, self.path)
             if "unet" in parts:
@@ -74,15 +71,12 @@ class _Copy:
                 if missing := set(parts) - opened.parts.keys():
                     raise EmoeError(f"{opened.source} has no {SPOKEN[missing.pop()]}; name another")
             self._add(text, for_good, opened)
-            if sha256:
-                check_hash(opened, sha256)
         return for_good
 
-    def lora(self, key: str, text: str, mixed: Mapping[str, tuple[int, ...]]) -> str:
+    def lora(self, key: str, text: str) -> str:
         with about(f"{self.weights.path}: {key}"):
             for_good = _fixed(text, self.weights, self.path, "LoRA")
             opened = open_lora(for_good, start=self.path.parent)
-            opened.parts["lora"].check(mixed)
             self._add(text, for_good, opened)
         return for_good
 

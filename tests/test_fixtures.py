@@ -11,7 +11,7 @@ from conftest import close
 from safetensors.torch import load_file
 from twins import segmoe_twin
 
-from emoe.checkpoint.load_text import load_text
+from emoe.checkpoint.load_text import load_text, own_tokenizer
 from emoe.checkpoint.load_unet import load_unet
 from emoe.checkpoint.load_vae import load_vae
 from emoe.checkpoint.open import open_checkpoint
@@ -86,7 +86,7 @@ def test_segmoe_tiny_forward():
     """A folder that SegMoE saved, against SegMoE's own model."""
     expected = load_file(FIXTURES / "segmoe-tiny" / "expected.safetensors")
     checkpoint = open_checkpoint(str(FIXTURES / "segmoe-tiny"))
-    text = load_text(checkpoint.parts["text_encoder"], checkpoint.folder.folder("tokenizer"))
+    text = load_text(checkpoint.parts["text_encoder"], own_tokenizer(checkpoint))
     states = text.model(expected["ids"], position_ids=torch.arange(77)[None]).last_hidden_state
     assert close(states, expected["context"]) < TENSOR
     unet = load_unet(checkpoint, dtype=torch.float32)

@@ -15,6 +15,7 @@ from twins import scheduler_twin, segmoe_twin
 from emoe import EMoE, EmoeError, Recipe, gate_vectors
 from emoe.capture import capture
 from emoe.config import Expert, Weights, read_weights
+from emoe.gate import HiddenGate
 from emoe.generating import steps
 from emoe.moe import is_gate, mixtures
 from emoe.route import PromptRoute
@@ -23,6 +24,7 @@ from emoe.segmoe import save_segmoe
 from emoe.shipped import SHIPPED
 
 DESCRIPTORS = [("photo", "cartoon"), ("anime girl", "photo")]
+KEPT = ".gates.float32.safetensors"
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +103,7 @@ def test_vectors_of_a_network_in_half_precision(base, experts, text):
 
 
 def test_the_vectors_are_captured_once_and_kept_beside_the_weights(toml, caplog):
-    path = toml.with_suffix(".gates.safetensors")
+    path = toml.with_suffix(KEPT)
     path.unlink(missing_ok=True)
     first = EMoE.from_toml(toml)
     assert "capturing the gate vectors of 3 experts" in caplog.text
@@ -117,13 +119,28 @@ def test_the_vectors_are_captured_once_and_kept_beside_the_weights(toml, caplog)
 
     toml_of_others = toml.with_name("others.toml")
     toml_of_others.write_text(toml.read_text().replace("photograph", "painting"))
-    path.rename(toml_of_others.with_suffix(".gates.safetensors"))
+    path.rename(toml_of_others.with_suffix(KEPT))
     for other, changed in ((toml_of_others, True), (toml, False)):  # the same every time
         caplog.clear()
         gate_vectors.gate_vectors(again.unet, again.text, read_weights(other), again.prediction)
         assert "capturing" in caplog.text
         found = again.unet.state_dict()
         assert all(torch.equal(found[name], vector) for name, vector in kept.items()) is not changed
+
+
+@torch.no_grad()
+def test_another_machines_digits_are_the_same_mixture(base, experts, text):
+    """What vectors were captured from counts; those that a checkpoint brings count themselves."""
+    ours, theirs = (mixture_of(base, experts[:2], gated=True) for _ in range(2))
+    for mixture in mixtures(theirs).values():
+        mixture.gate.weight += 1e-6
+
+    def marks(*captured_from):
+        return [EMoE(unet, text, HiddenGate(2, 1, captured_from)).mixture for unet in (ours, theirs)]
+
+    assert len({*marks("a cat")}) == 1
+    assert len({*marks("a cat"), *marks("a dog")}) == 2
+    assert len({*marks()}) == 2
 
 
 def test_vectors_of_another_prediction_are_captured_again(base, experts, text, tmp_path, monkeypatch):
@@ -138,7 +155,7 @@ def test_vectors_of_another_prediction_are_captured_again(base, experts, text, t
 @pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"nonsense" * 100])
 def test_vectors_that_cannot_be_read_are_captured_again(toml, caplog, content):
-    toml.with_suffix(".gates.safetensors").write_bytes(content)
+    toml.with_suffix(KEPT).write_bytes(content)
     EMoE.from_toml(toml)
     assert "its gate vectors are captured again" in caplog.text
     caplog.clear()
@@ -151,7 +168,7 @@ def test_where_nothing_can_be_written_the_vectors_are_not_kept(toml, caplog, mon
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    toml.with_suffix(".gates.safetensors").unlink(missing_ok=True)
+    toml.with_suffix(KEPT).unlink(missing_ok=True)
     monkeypatch.setattr("emoe.gate_vectors.save_file", full)
     assert EMoE.from_toml(toml).gate.top == 2
     assert "captured again next time" in caplog.text
@@ -162,11 +179,11 @@ def test_vectors_that_are_not_finite_are_not_kept(toml, monkeypatch):
     def broken(unet, *_, **__):
         next(iter(mixtures(unet).values())).gate.weight.fill_(float("nan"))
 
-    toml.with_suffix(".gates.safetensors").unlink(missing_ok=True)
+    toml.with_suffix(KEPT).unlink(missing_ok=True)
     monkeypatch.setattr("emoe.gate_vectors.capture", broken)
     with pytest.raises(EmoeError, match="the gate vectors are not finite"):
         EMoE.from_toml(toml)
-    assert not toml.with_suffix(".gates.safetensors").exists()
+    assert not toml.with_suffix(KEPT).exists()
 
 
 @pytest.mark.slow
@@ -181,9 +198,9 @@ def test_an_expert_that_comes_twice_is_written_twice(toml, tmp_path):
 
 def test_nothing_is_written_into_the_package(tmp_path, monkeypatch):
     monkeypatch.setenv("EMOE_CACHE", str(tmp_path / "cache"))
-    place = gate_vectors._place(SHIPPED["miniature"])
-    assert place == tmp_path / "cache" / "style.gates.safetensors"
-    assert gate_vectors._place(Path("my/weights.toml")) == Path("my/weights.gates.safetensors")
+    place = gate_vectors._place(SHIPPED["miniature"], torch.float16)
+    assert place == tmp_path / "cache" / "style.gates.float16.safetensors"
+    assert gate_vectors._place(Path("my/weights.toml"), torch.float32) == Path("my/weights.gates.float32.safetensors")
 
 
 # emoe build ---------------------------------------------------------------------------------------------------------
@@ -307,7 +324,7 @@ def test_inspecting_captures_nothing(toml, run):
     assert (code, err, found["gate"], found["top"], found["mixture"]) == (0, "", "hidden", 2, None)
     assert min(expert["apart"][1 - i] for i, expert in enumerate(found["experts"][:2])) > 0
     assert "not known here" in run("inspect", str(path))[1]
-    assert not path.with_suffix(".gates.safetensors").exists()
+    assert not path.with_suffix(KEPT).exists()
 
 
 def test_a_hidden_gate_needs_descriptors(toml):

@@ -15,7 +15,7 @@ from emoe.__main__ import main
 from emoe.checkpoint.architecture import WIDEST
 from emoe.checkpoint.file import LONGEST_NAME, WeightsFile
 from emoe.checkpoint.layout import Folder
-from emoe.checkpoint.load_text import load_text
+from emoe.checkpoint.load_text import load_text, load_tokenizer
 from emoe.checkpoint.open import examine, open_checkpoint
 from emoe.checkpoint.parts import Part
 from emoe.errors import EmoeError
@@ -299,7 +299,7 @@ def test_broken_tokenizers(state, tmp_path, case):
     part, folder = text_part(tmp_path, state), tmp_path / "tokenizer"
     clip_tokenizer().save_pretrained(folder)
     (folder / "tokenizer.json").write_bytes(BROKEN[case])
-    assert "cannot be read" in why_not(lambda: load_text(part, Folder(folder)))
+    assert "cannot be read" in why_not(lambda: load_text(part, load_tokenizer(Folder(folder))))
 
 
 TOKENIZERS = {
@@ -325,7 +325,7 @@ def test_tokenizers_that_read_and_do_not_fit(state, tmp_path, case):
             change = {key: value for key, value in change.items() if key != "model"}
         (folder / name).write_text(forms.json.dumps(table | change))
     with pytest.raises(EmoeError, match=sentence):
-        load_text(part, Folder(folder))(["a red bus"])
+        load_text(part, load_tokenizer(Folder(folder)))(["a red bus"])
 
 
 SIDECARS = {

@@ -76,7 +76,9 @@ def test_a_tokenizer_of_ones_own(states, tmp_path):
     (folder / "tokenizer.json").write_text("{}")
     assert "cannot be read" in fails(toml)
     (folder / "tokenizer.json").unlink()
-    assert "holds no tokenizer" in fails(toml)
+    assert f"weights.toml: tokenizer: {folder} holds no tokenizer" in fails(toml)
+    toml = weights(tmp_path, path, path, path, extra=f'top = 2\ntokenizer = "{path}"')
+    assert f"weights.toml: tokenizer: {path} is not a folder" in fails(toml)
 
 
 def test_what_reads_otherwise_is_another_mixture(states, tmp_path, base, experts):

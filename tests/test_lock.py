@@ -89,6 +89,29 @@ def test_the_hub_at_its_commit(states, tmp_path, at):
     _ = EMoE.from_toml(to).vae  # the network is gone
 
 
+@pytest.mark.parametrize("key", [True, False])
+def test_a_tokenizer_on_the_hub_is_here_when_the_network_is_gone(states, tmp_path, at, key):
+    """By its own key, and beside the base's text encoder."""
+    folder = forms.hub(tmp_path / "made", forms.unet(states[0]), forms.text(states[0]), forms.vae(states[0]))
+    clip_tokenizer().save_pretrained(folder / "tokenizer")
+    held = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    forms.safetensors(tmp_path / "a.safetensors", states[0])
+    base, extra = ("a.safetensors", f'tokenizer = "{REPO}"') if key else (REPO, "")
+    to = tmp_path / "locked.toml"
+    with serve(hub({REPO: held})) as site:
+        at(site.url)
+        locked(toml(tmp_path, base, base, base, extra=extra + '\ngate = "uniform"'), to)
+    our_hub.repository.cache_clear()
+    assert EMoE.from_toml(to).text(["a red bus"]).truncated == [False]
+
+
+def test_what_no_run_could_use_is_not_locked(states, tmp_path):
+    forms.safetensors(tmp_path / "a.safetensors", forms.below(states[0], forms.UNET))
+    path = toml(tmp_path, *["a.safetensors"] * 3, extra='gate = "uniform"')
+    with pytest.raises(EmoeError, match=r"base: .* has no text encoder; name one that is 64 wide"):
+        lock(read_weights(path), tmp_path / "locked.toml")
+
+
 def test_civitai_by_the_files_number(states, tmp_path, world):
     world.data = forms.safetensors(tmp_path / "made.safetensors", states[0]).read_bytes()
     world.metadata = version(world.data)

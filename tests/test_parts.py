@@ -17,7 +17,7 @@ from emoe.checkpoint.architecture import FIXED
 from emoe.checkpoint.contents import LORA_REMNANTS
 from emoe.checkpoint.file import WeightsFile
 from emoe.checkpoint.layout import Folder
-from emoe.checkpoint.load_text import load_text
+from emoe.checkpoint.load_text import load_text, load_tokenizer
 from emoe.checkpoint.load_unet import build, load_mixture
 from emoe.checkpoint.open import examine, open_checkpoint
 from emoe.config import read_weights
@@ -134,11 +134,11 @@ def test_baked_in_embeddings_and_the_tokenizer_that_goes_with_them(state, tmp_pa
     (folder / "tokenizer.json").write_text(forms.json.dumps(table))
     rows = torch.cat([forms.text(state)[EMBEDDING], torch.ones(1, 64).half()])
 
-    text = load_text(text_part(tmp_path, state, **{EMBEDDING: rows}), Folder(folder))
+    text = load_text(text_part(tmp_path, state, **{EMBEDDING: rows}), load_tokenizer(Folder(folder)))
     assert text.tokenizer is clip_tokenizer()
     assert "left out 1 embedding, baked in" in caplog.text
     with pytest.raises(EmoeError, match=r"49409 tokens, the last one 49407.* does not go with .*49408 tokens"):
-        load_text(text_part(tmp_path, state), Folder(folder))
+        load_text(text_part(tmp_path, state), load_tokenizer(Folder(folder)))
 
 
 # Descriptors --------------------------------------------------------------------------------------------------------

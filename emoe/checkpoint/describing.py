@@ -107,7 +107,6 @@ def _problem(attempt: Callable[[], object]) -> str | None:
 
 
 def _try_text(found: Checkpoint) -> None:
-    from emoe.checkpoint.load_text import load_text  # transformers takes seconds to import
+    from emoe.checkpoint.load_text import load_text, own_tokenizer  # transformers takes seconds to import
 
-    tokenizer = found.folder.folder("tokenizer") if found.folder and found.folder.has("tokenizer") else None
-    load_text(found.parts["text_encoder"], tokenizer)
+    load_text(found.parts["text_encoder"], own_tokenizer(found))

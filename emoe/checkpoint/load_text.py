@@ -12,7 +12,7 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from emoe.checkpoint.layout import Folder
-from emoe.checkpoint.parts import Part
+from emoe.checkpoint.parts import Checkpoint, Part
 from emoe.checkpoint.settings import positive
 from emoe.errors import EmoeError, many, shown
 from emoe.text import TextEncoder
@@ -27,10 +27,10 @@ EMBEDDING = "embeddings.token_embedding.weight"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
-def load_text(part: Part, tokenizer: Folder | None, device: Any = "cpu") -> TextEncoder:
-    """The text encoder in float32, and its tokenizer: CLIP's own where the checkpoint brings none.
+def load_text(part: Part, tokenizer: CLIPTokenizer | None, device: Any = "cpu") -> TextEncoder:
+    """The text encoder in float32, with CLIP's own tokenizer where it has no other.
 
-    EmoeError for another architecture, missing tensors, weights that are not finite, an unreadable tokenizer.
+    EmoeError for another architecture, missing tensors, weights that are not finite, a tokenizer of another vocabulary.
     """
     with torch.device("meta"):
         model = CLIPTextModel(text_config(part.shapes, part.config, part.where))
@@ -46,7 +46,7 @@ def load_text(part: Part, tokenizer: Folder | None, device: Any = "cpu") -> Text
     state = {name: part.read(name, shape, device=device, dtype=torch.float32) for name, shape in expected.items()}
     state[EMBEDDING] = state[EMBEDDING][:kept]
     model.load_state_dict(state, strict=True, assign=True)
-    return TextEncoder(model.eval().requires_grad_(False), _tokenizer(tokenizer) if tokenizer else clip_tokenizer())
+    return TextEncoder(model.eval().requires_grad_(False), tokenizer or clip_tokenizer())
 
 
 def _without_skipped_layers(part: Part, layers: int) -> Part:
@@ -99,7 +99,15 @@ def text_config(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]
     )
 
 
-def _tokenizer(folder: Folder) -> CLIPTokenizer:
+def own_tokenizer(checkpoint: Checkpoint) -> CLIPTokenizer | None:
+    """The one that lies beside a checkpoint's text encoder; None if it came without."""
+    if checkpoint.folder and checkpoint.folder.has("tokenizer"):
+        return load_tokenizer(checkpoint.folder.folder("tokenizer"))
+    return None
+
+
+def load_tokenizer(folder: Folder) -> CLIPTokenizer:
+    """EmoeError if the folder holds none, or one that cannot be read."""
     paths = [folder.path(name) for name in folder.names() if name in TOKENIZER_FILES]
     if not {"tokenizer.json", "merges.txt"} & {path.name for path in paths}:
         raise EmoeError(f"{folder} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt)")

@@ -11,9 +11,10 @@ class HiddenGate:
     What becomes of them is in `emoe.route.HiddenRoute`.
     """
 
-    def __init__(self, experts: int, top: int):
-        self.experts, self.top = experts, top
-        self.settings = (experts, top)  # what tells two gates apart
+    def __init__(self, experts: int, top: int, captured_from: tuple = ()):
+        """captured_from: descriptors and settings that the vectors were captured with; () if a checkpoint had them."""
+        self.experts, self.top, self.captured_from = experts, top, captured_from
+        self.settings = (experts, top, *captured_from)  # what tells two gates apart
 
     def __call__(self, prompt: TextStates, negative: TextStates | None = None) -> None:
         """No weights before the layers are run."""
