@@ -95,6 +95,8 @@ def test_words():
     assert row["in the lowest quarter"] == pytest.approx(2 / 3)
     assert row["p"] == pytest.approx((3 * 9 + 1) / 220)  # of the 220 ways to lie, those with two or three of the three
     assert math.isnan(word_shares(found, "sushi")[0]["in the lowest quarter"])
+    (alike,) = word_shares([row | {"reference_text": f"scene {i % 6}"} for i, row in enumerate(few)], "pizza")
+    assert math.isnan(alike["p"])  # which takes prompts for independent
     without = [{key: value for key, value in record.items() if key != "group"} for record in found]
     (everything,) = word_shares(without, "pizza")
     assert (everything["group"], everything["of all prompts"]) == ("all", 0.25)
@@ -347,9 +349,30 @@ def test_lists_without_pairs():
     assert pairs([{key: v for key, v in row.items() if key != "reference_text"} for row in rows], 10) == []
     assert pairs([row for row in rows if row["group"] == "hard"], 10) == []
     assert pairs([], 10) == []
-    twice = [*rows, rows[1] | {"prompt": "once more"}]
-    assert [row["pairs"] for row in pairs(twice, 10)] == [11, 12]  # a scene told twice by one group is no pair
     assert pairs([row | {"uncertainty": 0.0} for row in rows], 10) == []  # no ratio
+
+
+def test_what_tells_one_scene_in_one_group_is_one():
+    """Its geometric mean is what is compared: three prompts of a scene are one pair, as one is."""
+    rows = [row | {"clip": 30.0 - (row["group"] == "hard")} for row in told()]
+
+    def at(row, factor):
+        return row | {key: numpy.multiply(row[key], factor).tolist() for key in ("uncertainty", "by_seed")}
+
+    often = [at(row, factor) for row in rows for factor in ((1, 4, 0.25) if row["group"] == "hard" else (1,))]
+    for once, thrice in zip(pairs(rows, 50), pairs(often, 50), strict=True):
+        assert once.keys() == thrice.keys()
+        for key, value in once.items():
+            assert thrice[key] == value if isinstance(value, str) else thrice[key] == pytest.approx(value), key
+
+
+def test_scenes_are_the_sample_of_a_groups_mean():
+    """Three prompts a scene say no more of other scenes than one: the interval does not shrink."""
+    rows = [row for row in told() if row["group"] == "plain"]
+    thrice = [row | {"prompt": f"{row['prompt']} {i}"} for row in rows for i in range(3)]
+    once, often = (groups(some, 2000)[0]["mean"] for some in (rows, thrice))
+    assert often.value == pytest.approx(once.value)
+    assert often.high - often.low == pytest.approx(once.high - once.low, rel=0.1)
 
 
 def test_groups_that_are_paired_are_tested_in_pairs_alone():

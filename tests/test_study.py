@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def test_a_page_is_whole_and_alone(tmp_path):
     assert page.open == []
     assert page.cells == ["name", "n", "other", "<b>|</b>", "0.500 (0.250 to 0.750)", "", "x", "", "1"]
     assert all(link.startswith("data:") for link in page.links)
-    assert "| <b>\\|</b> | 0.500 (0.250 to 0.750) |  |" in (tmp_path / "page.md").read_text()
+    assert "| \\<b>\\|\\</b> | 0.500 (0.250 to 0.750) |  |" in (tmp_path / "page.md").read_text()
     with (tmp_path / "tables" / "01-a-b.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [["name", "n", "n, low", "n, high", "other"], ["<b>|</b>", "0.5", "0.25", "0.75", ""],
@@ -285,6 +286,25 @@ def test_a_template(run, weights, tmp_path):
     assert {len(json.loads(line)["by_seed"]) for line in (tmp_path / "out" / "scores.jsonl").open()} == {7}
     page = Page((tmp_path / "out" / "report.html").read_text())
     assert {"instead of", "mean difference", "a blue cat"} <= set(page.cells)
+
+
+@pytest.mark.parametrize(
+    ("asked", "lines", "said"),
+    [
+        ("experts", 'gate = "uniform"', "leaves experts out, of which this mixture has two"),
+        ("read-out,gate", 'gate = "uniform"', "beside the uniform gate, which this mixture has"),
+    ],
+)
+def test_what_there_is_not_with_a_mixture(run, weights, tmp_path, asked, lines, said):
+    """Said before anything is scored."""
+    head, first, second, *_ = Path(weights).read_text().split("[[expert]]")
+    head = "".join(line for line in head.splitlines(keepends=True) if not line.startswith(("top", "gate")))
+    two = Path(weights).with_name("two.toml")
+    two.write_text(f"{lines}\n{head}" + "".join(f"[[expert]]{table}" for table in (first, second)))
+    arguments = ("study", "a", "b", "--ablate", asked, *score(weights=str(two))[1:])
+    code, _, err = run(*arguments, "--out", str(tmp_path / "out"))
+    assert (code, len(err.splitlines()), said in err) == (2, 1, True), err
+    assert not list((tmp_path / "out").rglob("*.jsonl"))
 
 
 def test_operations_are_counted():

@@ -189,6 +189,7 @@ def _study(options: argparse.Namespace, plan: Plan, clip: Clip | None) -> int:
     from emoe.study.paper import write_report
 
     model = EMoE.from_toml(options.weights, device=options.device, dtype=options.dtype)
+    ablations.check_model(model, plan.ablate)
     reading, recipe = model.at_own_size(plan.reading), model.at_own_size(plan.recipe)
     if clip:
         _ = model.vae

@@ -48,6 +48,14 @@ def check(asked: str, estimator: str = "eu") -> list[str]:
     return names
 
 
+def check_model(model: EMoE, asked: Sequence[str]) -> None:
+    """EmoeError for what there is not with this mixture."""
+    if SUBSETS in asked and model.gate.experts < 3:
+        raise EmoeError(f"--ablate {SUBSETS} leaves experts out, of which this mixture has two; take {SUBSETS} out")
+    if "gate" in asked and isinstance(model.gate, UniformGate):
+        raise EmoeError("--ablate gate is beside the uniform gate, which this mixture has; take gate out")
+
+
 def ways(model: EMoE, reading: Reading, asked: Sequence[str]) -> Iterator[Way]:
     """All but the reading itself. The reading has a size. All timesteps start from the same noise, as `--timestep`."""
     if "size" in asked:
@@ -67,7 +75,7 @@ def ways(model: EMoE, reading: Reading, asked: Sequence[str]) -> Iterator[Way]:
     if "split" in asked:
         others = [split for split in SPLITS[layers_of(model.unet)] if split != model.split]
         yield from (Way(f"split {split}", _with(model, split=split), reading) for split in others)
-    if "gate" in asked and not isinstance(model.gate, UniformGate):
+    if "gate" in asked:
         yield Way("gate uniform", _with(model, gate=UniformGate(model.gate.experts)), reading)
 
 

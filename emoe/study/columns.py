@@ -15,6 +15,8 @@ from emoe.records import Record
 from emoe.study.statistics import Array
 from emoe.words import words_of
 
+FIRST_NOISE = "uncertainty, first noise"
+
 
 def uncertainties(records: Sequence[Record]) -> Array:
     """(n,)"""
@@ -45,6 +47,8 @@ def measures(records: Sequence[Record]) -> dict[str, Array]:
 def estimates(records: Sequence[Record]) -> dict[str, Array]:
     """Every number that ranks these prompts, higher is more uncertain: ours, and the baselines where they were run."""
     found = {key: numpy.array([record[key] for record in records]) for key in ("uncertainty", "relative")}
+    if (noises := by_noise(records)) is not None:  # what the baselines are of
+        found[FIRST_NOISE] = noises[0]
     for name in records[0].get("baselines", {}):
         found[name] = numpy.array([record["baselines"][name] for record in records], float)  # None: nan
     return found

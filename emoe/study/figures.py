@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
 from emoe.images import contact_sheet, in_lines, open_small
 from emoe.records import Record
 from emoe.study.baselines import GATED
-from emoe.study.columns import by_noise, estimates, groups_of, measures, of_group, uncertainties
+from emoe.study.columns import FIRST_NOISE, by_noise, estimates, groups_of, measures, of_group, uncertainties
 from emoe.study.groups import group_means
 from emoe.study.labels import name_points, plain
 from emoe.study.report import any_letters
@@ -22,7 +24,7 @@ WIDE = 100  # times as large: such numbers are shown on a logarithmic scale
 FAR = 10  # the same, of groups' means
 SHOWN = 3  # numbers in one risk-coverage figure, beside the study's own
 OURS = ("uncertainty", "relative")  # means over --seeds; the others are of the first of them
-NOISELESS = ("tokens", *GATED)
+UNNAMED = ("tokens", *GATED, FIRST_NOISE)  # whose noises are none, or told by their names
 TOLD = {"silence": "silence: how little the prompt changes", "tokens": "tokens: how few the prompt has"}
 SIDE = 192  # pixels of an image
 ABOVE = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False}  # where a legend hides nothing
@@ -45,9 +47,17 @@ def distributions(records: Sequence[Record]) -> Figure:
     ax.invert_yaxis()
     every = uncertainties(records)
     if every.min() > 0 and every.max() > WIDE * every.min():
-        ax.set_xscale("log")
+        _logarithmic(ax)
     ax.set_xlabel("uncertainty")
     return figure
+
+
+def _logarithmic(ax: Axes, named: Sequence[int] = (1,)) -> None:
+    """named: the digits whose multiples of powers of ten have a label."""
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=named))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def by_quarter(records: Sequence[Record], key: str) -> Figure:
@@ -75,7 +85,7 @@ def group_points(records: Sequence[Record]) -> Figure:
     u, clip = ([row[key] for row in rows] for key in ("uncertainty", "CLIP score"))
     ax.scatter(u, clip, s=area, alpha=0.5)
     if min(u) > 0 and max(u) > FAR * min(u):
-        ax.set_xscale("log")
+        _logarithmic(ax, (1, 2, 5) if max(u) < 1000 * min(u) else (1,))
     ax.margins(0.1)
     with any_letters():
         name_points(ax, [row["group"] for row in rows], numpy.column_stack([u, clip]), numpy.sqrt(area) / 2)
@@ -103,7 +113,7 @@ def risk(records: Sequence[Record], names: Sequence[str]) -> Figure:
 def _noises(records: Sequence[Record], name: str) -> str:
     """Of how many a number is, where the list was scored with several."""
     noises = by_noise(records)
-    if noises is None or name in NOISELESS:
+    if noises is None or name in UNNAMED:
         return ""
     return f" ({len(noises)} noises)" if name in OURS else " (one noise)"
 

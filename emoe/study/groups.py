@@ -36,7 +36,8 @@ def groups(records: Sequence[Record], resamples: int) -> list[Row]:
     for name in names:
         some = of_group(records, name)
         u = uncertainties(some)
-        row: Row = {"group": name, "prompts": len(u), "mean": bootstrap(numpy.mean, u, resamples=resamples)}
+        row: Row = {"group": name, "prompts": len(u)}
+        row["mean"] = bootstrap(numpy.mean, u, clusters=scenes(some), resamples=resamples)
         row |= {
             "standard deviation": float(u.std(ddof=1)) if len(u) > 1 else float("nan"),
             "median": float(numpy.median(u)),
@@ -76,24 +77,32 @@ def from_to(values: Sequence[float]) -> str:
 def pairs(records: Sequence[Record], resamples: int) -> list[Row]:
     """Each group beside the list's first one, scene by scene: how many times as uncertain is the same thing, told so?
 
-    A scene is what prompts of one `reference` tell. Intervals and p are over scenes: Wilcoxon's signed ranks of the
-    logarithms, with Holm's correction for the number of groups. [] where no two groups tell the same.
+    A scene is what prompts of one `reference` tell; of several in one group, the mean counts. Intervals and p are over
+    scenes: Wilcoxon's signed ranks of the logarithms, with Holm's correction for the number of groups. [] where no two
+    groups tell the same.
     """
     first, *others = [_by_scene(of_group(records, name)) for name in groups_of(records)] or [{}]
     rows: list[Row] = []
     for name, own in zip(groups_of(records)[1:], others, strict=True):
         shared = [scene for scene in first if scene in own]
         now, then = ([part[scene] for scene in shared] for part in (own, first))
-        if not shared or min(uncertainties([*now, *then])) <= 0:
+        every = [record for some in (*now, *then) for record in some]
+        if not shared or min(uncertainties(every)) <= 0:
             continue
-        logs = numpy.log(uncertainties(now) / uncertainties(then))
+
+        def difference(of: Callable[[list[Record]], Array], now=now, then=then) -> Array:
+            """(scenes, ...) of what is (..., n) of n records, the mean over those of a scene."""
+            return numpy.array([of(a).mean(-1) - of(b).mean(-1) for a, b in zip(now, then, strict=True)])
+
+        logs = difference(lambda some: numpy.log(uncertainties(some)))
         row: Row = {"group": name, "pairs": len(shared), "times the first": bootstrap(times, logs, resamples=resamples)}
-        if (noises := by_noise([*now, *then])) is not None:
-            row["noise by noise"] = from_to([times(numpy.log(u[: len(now)] / u[len(now) :])) for u in noises])
+        if by_noise(every) is not None:
+            row["noise by noise"] = from_to([times(u) for u in difference(lambda some: numpy.log(by_noise(some))).T])
         row["pairs above"] = float((logs > 0).mean())
-        for key, of in measures(now).items():
+        for key in measures(every):
             if key != "words":
-                row[f"{key}, difference"] = bootstrap(numpy.mean, of - measures(then)[key], resamples=resamples)
+                of = difference(lambda some, key=key: measures(some)[key])
+                row[f"{key}, difference"] = bootstrap(numpy.mean, of, resamples=resamples)
         rows.append(row | {"p": signed_ranks(logs)})
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p (Holm)"] = p
@@ -105,10 +114,13 @@ def times(logs: Array) -> float:
     return float(numpy.exp(numpy.mean(logs)))
 
 
-def _by_scene(records: Sequence[Record]) -> dict[str, Record]:
-    """Those that a group tells once."""
-    told = [record.get("reference_text") for record in records]
-    return {text: record for text, record in zip(told, records, strict=True) if text and told.count(text) == 1}
+def _by_scene(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """What a group tells of each scene."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        if text := record.get("reference_text"):
+            found.setdefault(text, []).append(record)
+    return found
 
 
 def group_means(records: Sequence[Record]) -> list[Row]:
@@ -128,12 +140,10 @@ def group_correlations(records: Sequence[Record]) -> list[Row]:
     """Of groups' uncertainty with their mean CLIP score. One prompt far out moves a mean, and hardly a median."""
     rows = group_means(records)
     clip = [row["CLIP score"] for row in rows]
-    kinds: dict[str, tuple[str, Callable[..., float]]] = {
-        "Pearson's r of the means (the paper's)": ("uncertainty", pearson),
-        "Pearson's r of the medians": ("median", pearson),
-        "Spearman's of the medians": ("median", spearman),
+    means, medians = ([row[key] for row in rows] for key in ("uncertainty", "median"))
+    found = {
+        "Pearson's r of the means (the paper's)": fisher(pearson(means, clip), len(rows)),
+        "Pearson's r of the medians": fisher(pearson(medians, clip), len(rows)),
+        "Spearman's of the medians": fisher(spearman(medians, clip), len(rows), ranks=True),
     }
-    return [
-        {"over groups": name, "groups": len(rows), "r": fisher(of([row[key] for row in rows], clip), len(rows))}
-        for name, (key, of) in kinds.items()
-    ]
+    return [{"over groups": name, "groups": len(rows), "r": r} for name, r in found.items()]

@@ -16,7 +16,9 @@ from emoe.records import Record
 from emoe.study import columns, figures, groups, questions, templates
 from emoe.study.report import Report, write_rows
 
-FIRST = " (uncertainty and relative: a mean over noises, the others of the first one alone)"
+FIRST = (
+    " (uncertainty and relative: a mean over noises; the others of the first one alone, and held against its number)"
+)
 SAME = 0.999  # rank correlation of what is one number by two names
 SHOWN = 6  # images of the most and of the least uncertain
 
@@ -127,15 +129,16 @@ def _groups(report: Report, found: Studied) -> None:
         report.section(
             "Groups, in pairs",
             "The same scene (`reference`), told by a group and by the first one: how many times as uncertain, a "
-            f"geometric mean. p is Wilcoxon's, over scenes.{noises} {found.intervals}",
+            "geometric mean (first over what tells one scene in one group). p is Wilcoxon's, over scenes."
+            f"{noises} {found.intervals}",
         )
         report.table(rows)
     if len(names) > 2 and "CLIP score" in columns.measures(found.records):
         report.section(
             "Groups: uncertainty and fit",
             "Do groups that are more uncertain have images that fit worse (the paper's Figure 7: 25 languages)? "
-            "Parentheses: 95 % intervals over groups (Fisher's z). A point's size is the group's `size`, where the "
-            "list has one.",
+            "Parentheses: 95 % intervals over groups (Fisher's z; of ranks, Bonett and Wright's). A point's size is "
+            "the group's `size`, where the list has one.",
         )
         report.table(groups.group_correlations(found.records))
         report.table(groups.group_means(found.records))
@@ -145,7 +148,7 @@ def _groups(report: Report, found: Studied) -> None:
 
 
 def _compared(report: Report, found: Studied) -> None:
-    if len(columns.estimates(found.records)) == 2 and not found.images:
+    if "baselines" not in found.records[0] and not found.images:
         return
     first = FIRST if found.settings["seeds"] > 1 else ""
     report.section(
@@ -170,7 +173,8 @@ def _words(report: Report, found: Studied) -> None:
         report.section(
             f"The word {word}",
             "Of a group's prompts that hold it, the share among the group's least uncertain quarter: as of all its "
-            "prompts, if the word said nothing; p is the chance of so many or more then (the paper's Table 4).",
+            "prompts, if the word said nothing; p is the chance of so many or more then (the paper's Table 4), and a "
+            "gap where a group's prompts depend on one another.",
         )
         report.table(questions.word_shares(found.records, word))
 
@@ -178,11 +182,12 @@ def _words(report: Report, found: Studied) -> None:
 def _template(report: Report, found: Studied) -> None:
     if not found.template:
         return
+    ratios = " The number is a ratio here, and its mean that of the noises' ratios; elsewhere it is one of means."
     report.section(
         "What the words of the template do",
         f"{found.template} (the paper's Figure 1). Differences in pairs: the same noise, the same other words. "
         "Intervals (Student's) and p are over noises (--seeds), for these very prompts; another template may say "
-        "otherwise.",
+        "otherwise." + ratios * (found.settings["estimator"] == "eu-over-answer"),
     )
     noises = columns.by_noise(found.records)
     report.table(templates.differences(found.template, noises))

@@ -12,7 +12,7 @@ import numpy
 from scipy import stats
 
 from emoe.records import Record
-from emoe.study.columns import by_noise, estimates, groups_of, measures, of_group, scenes, uncertainties
+from emoe.study.columns import FIRST_NOISE, estimates, groups_of, measures, of_group, scenes, uncertainties
 from emoe.study.groups import separation
 from emoe.study.statistics import (
     Array,
@@ -64,7 +64,8 @@ def ranks(records: Sequence[Record], resamples: int) -> list[Row]:
 def word_shares(records: Sequence[Record], word: str) -> list[Row]:
     """Table 4: of a group's prompts that hold the word, how many are among its least uncertain quarter?
 
-    A quarter would be if the word said nothing; p is the chance of so many or more then (hypergeometric).
+    A quarter would be if the word said nothing; p is the chance of so many or more then (hypergeometric). It is a gap
+    where the prompts tell the same scenes: the test takes them for independent.
     """
     rows, whole = [], pattern(word)
     for name in groups_of(records) or [None]:
@@ -80,7 +81,7 @@ def word_shares(records: Sequence[Record], word: str) -> list[Row]:
                 f"with {word!r}": int(held.sum()),
                 "in the lowest quarter": share,
                 "of all prompts": float(lowest.mean()),
-                "p": p if held.any() else float("nan"),
+                "p": p if held.any() and scenes(some) is None else float("nan"),
             }
         )
     return rows
@@ -126,13 +127,13 @@ def compared(records: Sequence[Record], resamples: int) -> list[Row]:
     the first noise of several, and so is the uncertainty that they are held against.
     """
     names, known, told = groups_of(records), measures(records), scenes(records)
-    noises = by_noise(records)
-    ours = uncertainties(records) if noises is None else noises[0]
+    numbers = estimates(records)
+    ours = numbers.get(FIRST_NOISE, numbers["uncertainty"])
     rows, merits = [], []
-    for name, values in estimates(records).items():
+    for name, values in numbers.items():
         row: Row = {"number": name}
         merit = 0.0  # where nothing judges them, all stay in their order: likeness to ourselves is no merit
-        own = uncertainties(records) if name in ("uncertainty", "relative") else ours
+        own = numbers["uncertainty"] if name in ("uncertainty", "relative") else ours
         if len(names) > 1:
             apart = _apart(records, values, resamples)
             merit = _known(apart)

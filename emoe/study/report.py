@@ -6,6 +6,7 @@ import base64
 import csv
 import html
 import io
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ from emoe.whole import whole
 matplotlib.use("Agg")
 FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Arial Unicode MS")  # together, most alphabets
 matplotlib.rcParams["font.family"] = [name for name in FONTS if name in font_manager.get_font_names()]
+
+# What Markdown would read as something else; an underscore inside of a word is one.
+MARKUP = re.compile(r"[\\|*<&`\[\]~$]|(?<!\w)_|_(?!\w)")
 
 Row = Mapping[str, Any]
 
@@ -74,7 +78,7 @@ class Report:
         for block in self.blocks:
             match block:
                 case Section(title, paragraphs):
-                    lines += [f"## {title}", "", *(line for text in paragraphs for line in (text, ""))]
+                    lines += [f"## {_in_a_line(title)}", "", *(line for text in paragraphs for line in (text, ""))]
                 case Table(_, caption):
                     lines += [f"{caption}", ""] if caption else []
                     lines += [_line(block.keys), _line(["---"] * len(block.keys))]
@@ -194,7 +198,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, float | Interval) and _gap(value):
         return "–"
     if isinstance(value, Interval):
-        return " ".join([_number(value.value), f"({_number(value.low)} to {_number(value.high)})"])
+        known = not _gap(value.low) and not _gap(value.high)
+        return _number(value.value) + (f" ({_number(value.low)} to {_number(value.high)})" if known else "")
     return _number(value) if isinstance(value, float) else str(value)
 
 
@@ -209,8 +214,8 @@ def _number(value: float) -> str:
 
 
 def _in_a_line(value: Any) -> str:
-    """A cell of a Markdown table, whatever a prompt holds."""
-    return " ".join(_cell(value).split()).replace("|", "\\|")
+    """A cell of a Markdown table, as it stands, whatever a prompt holds."""
+    return MARKUP.sub(r"\\\g<0>", " ".join(_cell(value).split()))
 
 
 def _flat(row: Row) -> dict[str, Any]:

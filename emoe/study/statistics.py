@@ -184,11 +184,15 @@ def student(values: ArrayLike, level: float = 0.95) -> Interval:
     return Interval(float(values.mean()), float(values.mean() - margin), float(values.mean() + margin))
 
 
-def fisher(r: float, n: int, level: float = 0.95) -> Interval:
-    """A correlation of n pairs, and its interval by Fisher's z, which holds for as few as four."""
+def fisher(r: float, n: int, level: float = 0.95, ranks: bool = False) -> Interval:
+    """A correlation of n pairs, and its interval by Fisher's z, which holds for as few as four.
+
+    ranks: it is Spearman's, whose z varies more (Bonett and Wright 2000: 1 + r²/2 times as much).
+    """
     if n < 4 or not abs(r) < 1:
         return Interval(r, float("nan"), float("nan"))
-    margin = stats.norm.ppf((1 + level) / 2) / (n - 3) ** 0.5
+    variance = (1 + r**2 / 2 if ranks else 1) / (n - 3)
+    margin = stats.norm.ppf((1 + level) / 2) * variance**0.5
     return Interval(r, *(float(numpy.tanh(numpy.arctanh(r) + sign * margin)) for sign in (-1, 1)))
 
 
