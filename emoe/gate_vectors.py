@@ -27,7 +27,7 @@ log = logging.getLogger("emoe")
 def gate_vectors(unet: UNet, text: TextEncoder, weights: Weights, prediction: str) -> None:
     """Give a mixed UNet its gate vectors, in place: those on disk if they are this mixture's, else captured now."""
     path = _place(weights.path, unet.conv_in.weight.dtype)
-    descriptors = [(expert.positive, expert.negative) for expert in weights.experts]
+    descriptors = _descriptors(weights)
     settings = captured_from(weights, prediction), unet.config, text.settings
     key = fingerprint(settings, unet, text.model, skip=is_gate)
     if _read(path, key, unet):
@@ -46,8 +46,11 @@ def captured_from(weights: Weights, prediction: str) -> tuple:
 
     It stands for them in a mixture's fingerprint: their last digits are those of the machine that captured them.
     """
-    descriptors = tuple((expert.positive, expert.negative) for expert in weights.experts)
-    return "captured", descriptors, SEED, STEPS, GUIDANCE, prediction
+    return "captured", _descriptors(weights), SEED, STEPS, GUIDANCE, prediction
+
+
+def _descriptors(weights: Weights) -> tuple[tuple[str, str], ...]:
+    return tuple((expert.positive, expert.negative) for expert in weights.experts)
 
 
 def _place(toml: Path, dtype: torch.dtype) -> Path:
