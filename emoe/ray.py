@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -128,7 +129,9 @@ def score(prompts: str, out: str, job: Job, address: str | None = None) -> int:
 
 def _connect(address: str | None) -> None:
     told: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if not address and "RAY_ADDRESS" not in os.environ:
+    if address := address or os.environ.get("RAY_ADDRESS"):
+        _reach(address)
+    else:
         address, told = "local", told | {"num_cpus": (os.cpu_count() or 1) + SPARE, "include_dashboard": False}
     stderr = os.dup(2)  # where Ray's half in C++ says which log level it was told
     try:
@@ -138,6 +141,16 @@ def _connect(address: str | None) -> None:
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
+
+
+def _reach(address: str) -> None:
+    """EmoeError where nobody answers, which Ray would wait for without a word."""
+    if named := re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d{1,5})", address):
+        try:
+            socket.create_connection((named[1], int(named[2])), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise EmoeError(f"no Ray cluster answers at {address} ({why}); start one, or name none") from error
 
 
 def _run(prompts: str, columns: list[str], out: str, job: Job, total: int) -> None:

@@ -105,3 +105,18 @@ def test_what_does_not_go_together(run, arguments, told):
     code, _, err = run("score", "--weights", "miniature", *arguments)
     assert (code, err.count("\n")) == (2, 1)
     assert told in err
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [("127.0.0.1:1", "refused"), ("ray://[::1]:1", ""), ("nowhere.invalid:10001", ""), ("127.0.0.1:99999", "")],
+)
+def test_a_cluster_that_is_not_there(run, tmp_path, address, why):
+    """Ray would wait for it for ever."""
+    parquet.write_table(table(), tmp_path / "list.parquet")
+    out = tmp_path / "out"
+    arguments = ("--weights", "miniature", "--prompts", str(tmp_path / "list.parquet"), "--out", str(out))
+    code, _, err = run("score", *arguments, "--ray", address)
+    assert (code, err.count("\n"), out.exists()) == (2, 1, False)
+    assert f"no Ray cluster answers at {address} (" in err
+    assert why in err
