@@ -32,7 +32,7 @@ class Stopped(BaseException):
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0, 2 for anything the user can mend, 1 for a mistake of ours; 130 for Ctrl-C, 143 for
-    SIGTERM."""
+    SIGTERM, 141 where whoever read the output has left."""
     logging.getLogger("emoe").handlers = [_Warnings()]
     keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail("stopped", 128 + (heard or [signal.SIGINT])[0])
     except BrokenPipeError:  # whoever read our output has left
         _drop_stdout()
-        return 0
+        return 128 + 13  # SIGPIPE, by which other programs end then
     except OSError as error:
         _drop_stdout()
         return _fail(f"{error.filename or 'standard output'}: {error.strerror or error}", 2)

@@ -82,6 +82,8 @@ def read_weights(path: str | Path) -> Weights:
 
     path: a file; or "miniature", "miniature-bootstrap", the families that are shipped.
     """
+    if not str(path):
+        raise EmoeError("the weights.toml to read has no name; name a file, or miniature")
     path = SHIPPED.get(str(path), Path(path))
     try:
         with path.open(encoding="utf-8-sig") as file:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import socket
 import sys
+import threading
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters is raised
@@ -27,15 +31,18 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
 
+from emoe.alone import alone
 from emoe.config import Weights
-from emoe.errors import EmoeError, many
+from emoe.errors import EmoeError
 from emoe.pipeline import EMoE
 from emoe.prompts import COLUMNS, read_prompt, warn_of_others
+from emoe.ray_records import check_ids, check_list, check_same, check_whole, count, one_of, schema
 from emoe.records import Record
 from emoe.scores import Reading
 
-SPARE = 2  # CPUs for Ray's own tasks, without which models that take all the others would wait for input for ever
-LOOKED_AT = 100  # records of every part, before a run goes on
+SPARE = (
+    2  # CPUs of a node for Ray's own tasks, without which models that take all the others would wait for input for ever
+)
 LARGEST_BLOCK = {"GPU": 8192, "CPU": 64}  # prompts that are written, and lost to a kill, together
 
 
@@ -66,7 +73,7 @@ class Worker:
     @cached_property
     def reading(self) -> Reading:
         reading = self.model.at_own_size(self.job.reading)
-        _check_same(self.job.earlier, asdict(reading) | {"mixture": self.model.mixture})
+        check_same(self.job.earlier, asdict(reading) | {"mixture": self.model.mixture})
         return reading
 
     def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
@@ -84,24 +91,16 @@ class Worker:
         return told
 
 
-TEXT, REAL, INTEGER = pyarrow.string(), pyarrow.float64(), pyarrow.int64()
-SETTINGS = dict.fromkeys(("seed", "seeds", "timestep", "size"), INTEGER)
-SETTINGS |= dict.fromkeys(("read_out", "estimator", "mixture"), TEXT)
+class Scored(NamedTuple):
+    records: int  # in the folder
+    new: int  # of this run
 
 
-def schema(id_type: pyarrow.DataType, reading: Reading) -> pyarrow.Schema:
-    """A record's columns, the same in every file; null where a prompt lacks them."""
-    columns = {"id": id_type, "group": TEXT, "group_size": REAL, "reference_text": TEXT, "image": TEXT}
-    columns |= {"prompt": TEXT, "negative_prompt": TEXT, "eu": REAL, "uncertainty": REAL, "relative": REAL}
-    columns |= {"aleatoric": REAL, "by_seed": pyarrow.list_(REAL)} if reading.seeds > 1 else {}
-    return pyarrow.schema(columns | {"weights": pyarrow.list_(REAL), "truncated": pyarrow.bool_()} | SETTINGS)
-
-
-def score(prompts: str, out: str, job: Job, address: str | None = None) -> int:
+def score(prompts: str, out: str, job: Job, address: str | None = None) -> Scored:
     """Score the Parquet of `prompts` (a file or folder, here or in an object store) into the folder `out`.
 
     Every prompt has an id of its own. address: of a Ray cluster; None: what RAY_ADDRESS names, else this machine alone.
-    Returns how many records there are. EmoeError, in one line.
+    EmoeError, in one line; what is there already is held against this run before anything is written.
     """
     prompts, out = _absolute(prompts), _absolute(out)
     if "://" not in prompts and not os.path.exists(prompts):
@@ -110,21 +109,31 @@ def score(prompts: str, out: str, job: Job, address: str | None = None) -> int:
         raise EmoeError(f"{prompts} is not Parquet, which --ray takes alone; convert it, or leave --ray out")
     with _in_one_line():
         listed = pyarrow.dataset.dataset(prompts, format="parquet")
+        if not listed.files:
+            raise EmoeError(f"{prompts} holds no Parquet; name another with --prompts")
     warn_of_others(listed.schema.names, prompts)
-    with _in_one_line():
-        job = replace(job, weights=replace(job.weights, path=job.weights.path.absolute()), earlier=_one_of(out))
-        _check_same(job.earlier, {key: value for key, value in asdict(job.reading).items() if value is not None})
-        names, total = listed.schema.names, listed.count_rows()
-        for name in ("id", "prompt"):
-            if name not in names:
-                raise EmoeError(f"{prompts} has no column {name!r}; with --ray, every prompt has an id of its own")
-        if not total:
-            raise EmoeError(f"{prompts} holds no prompts")
-        _check_prompts(listed, out, job.negative)
+    with nullcontext() if "://" in out else alone(Path(out), folder=True), _in_one_line():
+        return _score(prompts, listed, out, job, address)
+
+
+def _score(prompts: str, listed: pyarrow.dataset.Dataset, out: str, job: Job, address: str | None) -> Scored:
+    job = replace(job, weights=replace(job.weights, path=job.weights.path.absolute()), earlier=one_of(out))
+    check_same(job.earlier, {key: value for key, value in asdict(job.reading).items() if value is not None})
+    names, total = listed.schema.names, listed.count_rows()
+    for name in ("id", "prompt"):
+        if name not in names:
+            raise EmoeError(f"{prompts} has no column {name!r}; with --ray, every prompt has an id of its own")
+    if not total:
+        raise EmoeError(f"{prompts} holds no prompts")
+    check_ids(listed, total)
+    check_list(listed, out, job.negative)
+    if (there := count(out)) == total:
+        _ = Worker(job).reading  # is it this mixture's?
+    else:
         _connect(address)
         _run(prompts, [name for name in COLUMNS if name in names], out, job, total)
-        _check(out, total)
-    return total
+    check_whole(out, total)
+    return Scored(total, total - there)
 
 
 def _connect(address: str | None) -> None:
@@ -134,6 +143,7 @@ def _connect(address: str | None) -> None:
     else:
         address, told = "local", told | {"num_cpus": (os.cpu_count() or 1) + SPARE, "include_dashboard": False}
     stderr = os.dup(2)  # where Ray's half in C++ says which log level it was told
+    stop = signal.getsignal(signal.SIGTERM)  # which Ray takes for itself
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
@@ -141,6 +151,8 @@ def _connect(address: str | None) -> None:
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
+        if threading.current_thread() is threading.main_thread():  # no other may set it
+            signal.signal(signal.SIGTERM, stop)
 
 
 def _reach(address: str) -> None:
@@ -157,9 +169,10 @@ def _run(prompts: str, columns: list[str], out: str, job: Job, total: int) -> No
     context = DataContext.get_current()
     context.enable_progress_bars = sys.stderr.isatty()
     context.checkpoint_config = CheckpointConfig("id", f"{out}/_done", delete_checkpoint_on_success=False)
-    there = ray.cluster_resources()
-    on = "GPU" if job.device in ("auto", "cuda") and there.get("GPU") else "CPU"
-    slots = max(1, int(there[on]) - (SPARE if on == "CPU" else 0))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    on = "GPU" if job.device in ("auto", "cuda") and gpus else "CPU"
+    slots = gpus if on == "GPU" else max(1, sum(max(0, int(node.get("CPU", 0)) - SPARE) for node in nodes))
     block = max(1, min(total // (4 * slots), LARGEST_BLOCK[on]))
     listed = ray.data.read_parquet(prompts, columns=columns, num_cpus=0).repartition(target_num_rows_per_block=block)
     scored = listed.map_batches(
@@ -168,63 +181,10 @@ def _run(prompts: str, columns: list[str], out: str, job: Job, total: int) -> No
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=min(slots, -(-total // block))),
+        scheduling_strategy="SPREAD",  # else one node may get more models than it has room for
         **{f"num_{on.lower()}s": 1},
     )
     scored.write_parquet(out, ray_remote_args={"num_cpus": 0}, compression="zstd")
-
-
-def _one_of(out: str) -> Record | None:
-    """What a record that is there already says of its settings."""
-    for part in _parts(out, pyarrow.schema(SETTINGS)):
-        for record in part.head(1).to_pylist():
-            return record
-    return None
-
-
-def _parts(out: str, columns: pyarrow.Schema) -> Iterator[pyarrow.dataset.Fragment]:
-    """The files of records that are there, but for those that a kill has cut short; Ray cleans them away."""
-    try:
-        parts = pyarrow.dataset.dataset(out, schema=columns, format="parquet").get_fragments()
-    except FileNotFoundError:
-        return
-    for part in parts:
-        with suppress(pyarrow.ArrowInvalid):
-            part.ensure_complete_metadata()
-            yield part
-
-
-def _check_prompts(listed: pyarrow.dataset.Dataset, out: str, negative: str) -> None:
-    """EmoeError if an id stands for another prompt than in a record that is there. Looks at some of every part."""
-    told = pyarrow.schema({"id": listed.schema.field("id").type, "prompt": TEXT, "negative_prompt": TEXT})
-    records: dict[Any, Record] = {}
-    for part in _parts(out, told):
-        records |= {record["id"]: record for record in part.head(LOOKED_AT).to_pylist()}
-    if not records:  # a new folder: the list need not be read for it
-        return
-    ids = pyarrow.array(list(records), told.field("id").type)
-    names = [name for name in COLUMNS if name in listed.schema.names]
-    for row in listed.to_table(columns=names, filter=pyarrow.dataset.field("id").isin(ids)).to_pylist():
-        now, earlier = read_prompt(row, f"prompt {row['id']!r}").row(negative), records[row["id"]]
-        for key in ("prompt", "negative_prompt"):
-            if now[key] != earlier[key]:
-                raise EmoeError(f"{out} holds a record of prompt {row['id']!r} with another {key}; name another --out")
-
-
-def _check_same(earlier: Record | None, told: Record) -> None:
-    for key, value in told.items():
-        if earlier and earlier[key] != value:
-            raise EmoeError(f"--out holds records whose {key} is {earlier[key]}, this run's is {value}; name another")
-
-
-def _check(out: str, total: int) -> None:
-    """Every prompt has one record, all of one mixture."""
-    there = pyarrow.dataset.dataset(out, schema=pyarrow.schema(SETTINGS), format="parquet")
-    if (count := there.count_rows()) != total:
-        why = "some ids come twice; give each its own" if count < total else "other lists' too; name another --out"
-        raise EmoeError(f"{out} holds {many(count, 'record')} of {many(total, 'prompt')}: {why}")
-    others = pyarrow.dataset.field("mixture") != _one_of(out)["mixture"]
-    if count := there.count_rows(filter=others):
-        raise EmoeError(f"{out} holds {many(count, 'record')} of another mixture: machines that hold different weights")
 
 
 @contextmanager
@@ -232,7 +192,8 @@ def _in_one_line() -> Iterator[None]:
     """What a worker says of the input, of which Ray passes on the text; or what Ray says, in short."""
     logging.disable(logging.CRITICAL)  # Ray logs what it raises; its own files have the rest
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     except (RayError, OSError, pyarrow.ArrowException) as error:
         ours = re.findall(rf"{EmoeError.__module__}\.EmoeError: (.*)", str(error))
         first = next(iter(str(error).splitlines()), "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from emoe.prompts import KEPT
 Record = dict[str, Any]
 
 KEY = "mixture"  # every record has it, no row does
+NUMBERS = ("eu", "uncertainty", "relative")  # a score's line has them all
 # What a score's line says by leaving the key out: a quarter of it, where nothing else was asked for.
 USUAL = {"negative_prompt": "", "seeds": 1, "read_out": "post", "estimator": "eu", "truncated": False}
 
@@ -22,7 +24,7 @@ class RecordFile:
     """A file of records that a run started again goes on with.
 
     rows: what the run is about, in order; record i of the file says of its prompt what row i says, no more and no less.
-    usual: what lines leave out.
+    usual: what lines leave out; of scores alone.
     """
 
     def __init__(self, path: Path, rows: list[Record], usual: Record | None = None):
@@ -46,8 +48,12 @@ class RecordFile:
             if told != row:
                 key = next(key for key in row | told if told.get(key) != row.get(key))
                 raise self._other(f"line {number} is not about prompt {number} of this run: its {key} is another")
-            if KEY not in record:
-                raise self._other(f"line {number} has no {KEY}")
+            for key in (KEY, *(NUMBERS if usual else ())):
+                if key not in record:
+                    raise self._other(f"line {number} has no {key}")
+            for key in record.keys() & NUMBERS:
+                if not isinstance(record[key], float | int) or not isfinite(record[key]):
+                    raise self._other(f"line {number} has {shown(record[key])} for its {key}, no number")
         rest = found[self.intact :]
         expected = self._line(rows[len(self.records)])[:-2].encode() if len(self.records) < len(rows) else b""
         length = min(len(rest), len(expected))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from typing import Any
 
 from tqdm import tqdm
 
@@ -18,6 +20,16 @@ def show(line: str) -> None:
 def say(message: object) -> None:
     """A message, on standard error."""
     tqdm.write(f"emoe: {visible(redacted(' '.join(str(message).split())))}", file=sys.stderr)
+
+
+def as_json(value: Any) -> str:
+    """In one line. What a terminal would act on is spelled out, which is the same JSON."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() else _spelled(c) for c in text)
+
+
+def _spelled(c: str) -> str:
+    return f"\\u{ord(c):04x}" if ord(c) < 0x10000 else json.dumps(c)[1:-1]
 
 
 def visible(text: str) -> str:

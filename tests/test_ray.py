@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import nullcontext
 
 import pytest
 
 from emoe import EMoE, EmoeError, Reading
+from emoe.alone import alone
 from emoe.config import read_weights
 
 pytest.importorskip("ray", reason="pip install -e '.[ray]'")
@@ -14,7 +16,8 @@ import pyarrow
 import pyarrow.dataset
 from pyarrow import parquet
 
-from emoe.ray import Job, Worker, _check_prompts, _one_of, schema
+from emoe.ray import Job, Worker
+from emoe.ray_records import check_ids, check_list, one_of, schema
 
 PROMPTS = ["a red circle", "un círculo azul", "a red circle"]
 
@@ -62,11 +65,11 @@ def test_prompts_that_are_none(worker, columns, told):
 
 @pytest.mark.slow
 def test_records_of_another_run(worker, tmp_path):
-    assert _one_of(str(tmp_path / "nothing")) is None
+    assert one_of(str(tmp_path / "nothing")) is None
     (tmp_path / "0.parquet").write_bytes(b"PAR1")  # cut short by a kill
-    assert _one_of(str(tmp_path)) is None
+    assert one_of(str(tmp_path)) is None
     parquet.write_table(worker(table()), tmp_path / "1.parquet")
-    earlier = _one_of(str(tmp_path))
+    earlier = one_of(str(tmp_path))
     assert Worker(job(earlier=earlier))(table()).num_rows == 3
     for other in (job(earlier=earlier, reading=Reading(seed=5)), job(earlier=earlier, dtype="bfloat16")):
         with pytest.raises(EmoeError, match=r"--out holds records whose .* this run's is .*; name another"):
@@ -82,14 +85,54 @@ def test_records_of_other_prompts(worker, tmp_path):
 
     def check(negative="", **columns):
         parquet.write_table(table(**columns), tmp_path / "list.parquet")
-        _check_prompts(pyarrow.dataset.dataset(tmp_path / "list.parquet"), str(out), negative)
+        check_list(pyarrow.dataset.dataset(tmp_path / "list.parquet"), str(out), negative)
 
     check()
-    check(id=["x", "y", "c"])
+    with pytest.raises(EmoeError, match="holds a record of prompt 'c', which is not in this list; name another --out"):
+        check(id=["a", "b", "x"], prompt=[*PROMPTS[:2], "a record that nobody asks for"])
     with pytest.raises(EmoeError, match="holds a record of prompt 'b' with another prompt; name another --out"):
         check(prompt=[PROMPTS[0], "something else", PROMPTS[2]])
     with pytest.raises(EmoeError, match="with another negative_prompt"):
         check("blurry")
+
+
+def test_ids_that_come_twice(tmp_path):
+    for ids, twice in ((["a", "b", "c"], 0), (["a", "b", "a"], 1), ([1, 1, 1], 2)):
+        parquet.write_table(table(id=ids), tmp_path / "list.parquet")
+        with pytest.raises(EmoeError, match=f"{twice} prompts? of 3 have an id that") if twice else nullcontext():
+            check_ids(pyarrow.dataset.dataset(tmp_path / "list.parquet"), 3)
+
+
+@pytest.fixture
+def scored(worker, tmp_path, monkeypatch) -> list[str]:
+    """A command whose work is done; Ray is not started for it."""
+    monkeypatch.setattr("emoe.ray._connect", lambda address: pytest.fail("started Ray"))
+    parquet.write_table(table(), tmp_path / "list.parquet")
+    (tmp_path / "out").mkdir()
+    parquet.write_table(worker(table()), tmp_path / "out" / "1.parquet")
+    return ["score", "--prompts", str(tmp_path / "list.parquet"), "--out", str(tmp_path / "out"), "--ray", "--weights"]
+
+
+def test_a_folder_that_is_complete(run, scored, tmp_path):
+    before = (tmp_path / "out" / "1.parquet").read_bytes()
+    assert run(*scored, "miniature") == (0, "", f"emoe: {tmp_path / 'out'} is complete already: 3 scores\n")
+    code, _, err = run(*scored, "miniature-bootstrap")
+    assert (code, "--out holds records whose mixture is" in err) == (2, True)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["1.parquet"]
+    assert (tmp_path / "out" / "1.parquet").read_bytes() == before
+
+
+def test_a_folder_that_is_none_of_its_own(run, scored, tmp_path):
+    out = tmp_path / "out"
+    with alone(out, folder=True):
+        assert "another emoe is writing" in run(*scored, "miniature")[2]
+    parquet.write_table(table(), out / "1.parquet")  # a list
+    code, _, err = run(*scored, "miniature")
+    assert (code, "holds Parquet without estimator, mixture" in err, err.count("\n")) == (2, True, 1)
+    code, _, err = run(*scored, "miniature", "--prompts", str(out / "nothing"))
+    assert (code, err.count("\n")) == (2, 1)
+    (tmp_path / "empty").mkdir()
+    assert "holds no Parquet" in run(*scored, "miniature", "--prompts", str(tmp_path / "empty"))[2]
 
 
 @pytest.mark.parametrize(

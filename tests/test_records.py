@@ -256,10 +256,11 @@ def test_a_run_goes_on_after_whole_batches(tmp_path):
 
 def test_what_is_usual_is_left_out_of_lines_and_read_again(tmp_path):
     rows = [{"prompt": "a", "negative_prompt": ""}, {"prompt": "b", "negative_prompt": "blurry"}]
-    records = [row | {"eu": 1.0, "seeds": 1 + i, "estimator": "eu", "mixture": "x"} for i, row in enumerate(rows)]
+    numbers = {"eu": 1.0, "uncertainty": 2.0, "relative": 3}
+    records = [row | numbers | {"seeds": 1 + i, "estimator": "eu", "mixture": "x"} for i, row in enumerate(rows)]
     RecordFile(tmp_path / "x.jsonl", rows, USUAL).write(records)
     short, long = (json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines())
-    assert short == {"prompt": "a", "eu": 1.0, "mixture": "x"}
+    assert short == {"prompt": "a", "mixture": "x"} | numbers
     assert long.keys() >= {"negative_prompt", "seeds"}
     again = RecordFile(tmp_path / "x.jsonl", rows, USUAL).records
     assert again == [USUAL | record for record in records]

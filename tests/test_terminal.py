@@ -19,6 +19,7 @@ from conftest import hear_sigint, score
 from emoe.__main__ import main
 from emoe.pipeline import EMoE
 from emoe.progress import progress
+from emoe.terminal import as_json
 
 PROMPTS = ["a red bus", "punainen bussi", "a cat"]
 
@@ -74,6 +75,16 @@ def test_a_log_gets_a_line_a_minute(capsys, monkeypatch):
     ]
 
 
+def test_json_that_a_terminal_would_act_on():
+    """It is the same JSON, and what can be read stays as it is."""
+    text = 'red\u009b31m \u202epunainen yöllä 夜 \x7f \U000e0001 🚌\n\\ "'
+    told = as_json({"prompt": text})
+    assert json.loads(told) == {"prompt": text}
+    assert told.isprintable()
+    assert "punainen yöllä 夜" in told
+    assert "🚌" in told
+
+
 def test_output_that_cannot_be_written(weights, monkeypatch, capfd):
     """Linux's /dev/full takes nothing."""
     if not Path("/dev/full").exists():
@@ -105,11 +116,12 @@ def process(*arguments: str, **more) -> subprocess.Popen:
 
 @pytest.mark.slow
 def test_a_reader_that_leaves(weights):
+    """As other programs end then: whoever looks at the code knows that not all was done."""
     found = process(*score(*PROMPTS * 5, "--json", weights=weights))
     found.stdout.readline()
     found.stdout.close()
     assert found.stderr.read() == ""
-    assert found.wait(60) == 0
+    assert found.wait(60) == 141
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any
 
 from emoe.commands.options import add_machine, add_reading, add_weights, be_verbose, reading_of
 from emoe.prompts import check_text
-from emoe.terminal import show, visible
+from emoe.terminal import as_json, show, visible
 
 if TYPE_CHECKING:
     from emoe.explaining import Explanation
@@ -47,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     model = EMoE.from_toml(options.weights, device=options.device, dtype=options.dtype)
     explanation = explain(model, options.prompt, options.negative, reading)
     if options.json:
-        show(json.dumps(explanation.record(), ensure_ascii=False))
+        show(as_json(explanation.record()))
         return 0
     for line in (*_head(explanation, options.seeds), *_words(explanation), *_experts(explanation, model)):
         show(visible(line))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from typing import Any
 
 from emoe.commands.options import add_machine, be_verbose, route_text
 from emoe.errors import EmoeError, many
 from emoe.shipped import SHIPPED, meant
-from emoe.terminal import show, visible
+from emoe.terminal import as_json, show, visible
 
 DESCRIPTION = """\
 Says what a checkpoint is, what it holds and lacks, and whether emoe can use it. Sources are those of weights.toml;
@@ -47,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         choose_device(options.device, options.dtype)  # a file is read on the CPU, and yet a mistake is one
         found = describing_files.describe(options.source)
     if options.json:
-        show(json.dumps(found, ensure_ascii=False))
+        show(as_json(found))
     elif found["kind"]:
         for line in _lines(found):
             show(visible(line))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from emoe.errors import EmoeError
 from emoe.prompts import SUFFIXES, Prompt, check_text, read_prompts
 from emoe.records import Record
-from emoe.terminal import show
+from emoe.terminal import as_json, show
 
 if TYPE_CHECKING:
     from emoe.reference import Reference
@@ -72,6 +71,8 @@ def add_reference(parser: argparse.ArgumentParser) -> None:
 def reference_of(options: argparse.Namespace) -> Reference | None:
     from emoe.reference import load_reference
 
+    if options.reference == "":
+        raise EmoeError("--reference is empty; name a file, or leave it out")
     return None if options.reference is None else load_reference(options.reference)
 
 
@@ -127,4 +128,4 @@ def percentile_text(record: Record) -> str:
 
 def show_json(records: list[Record]) -> None:
     for record in records:
-        show(json.dumps(record, ensure_ascii=False))
+        show(as_json(record))

@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
         return run_with_ray(options)
     rows = rows_of(options)
     path = None if options.out is None else Path(options.out)
-    if path and path.suffix.lower() in (".csv", ".parquet"):
+    if path and path.suffix.lower() in (".csv", ".tsv", ".parquet"):
         raise EmoeError(f"JSON lines do not go into {options.out!r}; name another place with --out, FILE.jsonl")
     with alone(path) if path else nullcontext():
         return _score(options, rows, RecordFile(path, rows, USUAL) if path else None)
@@ -123,9 +123,14 @@ def run_with_ray(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise EmoeError(f"--ray needs {error.name}; pip install 'emoe[ray]'") from error
 
+    from emoe.pipeline import check_batch_size
+
+    if options.batch_size is not None:
+        check_batch_size(options.batch_size)
     job = ray.Job(weights, reading, options.negative, options.device, options.dtype, options.batch_size)
-    count = ray.score(options.prompts, options.out, job, options.ray or None)
-    say(f"{many(count, 'score')} in {options.out}")
+    found = ray.score(options.prompts, options.out, job, options.ray or None)
+    scores = many(found.records, "score")
+    say(f"{scores} in {options.out}" if found.new else f"{options.out} is complete already: {scores}")
     return 0
 
 

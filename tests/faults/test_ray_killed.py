@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from processes import emoe, one_line
+from processes import emoe, ended, locked, one_line, start, wait_for
 
 pytest.importorskip("ray", reason="pip install -e '.[ray]'")
 import pyarrow
@@ -24,6 +24,22 @@ def test_killed(driver, tmp_path):
     code, _, err = emoe(*ray_killed.command(tmp_path))  # once more: there is nothing to do
     assert (code, sorted(path.name for path in (tmp_path / "scores").iterdir())) == (0, before), err
     one_line(emoe(*ray_killed.command(tmp_path), "--seed", "5"), "--out holds records whose seed is 0, this run's is 5")
+
+
+def test_sigterm(tmp_path):
+    """Which Ray would take for itself, and end with a dump of the stack."""
+    process = start(*ray_killed.command(tmp_path))
+    wait_for(lambda: ray_killed.written(tmp_path) > 0, process)
+    process.terminate()
+    assert ended(process)[::2] == (143, "emoe: stopped\n")
+
+
+def test_two_at_once(tmp_path):
+    first = start(*ray_killed.command(tmp_path))
+    wait_for(lambda: locked(tmp_path), first)
+    one_line(emoe(*ray_killed.command(tmp_path)), "another emoe is writing")
+    assert ended(first)[0] == 0
+    assert ray_killed.records(tmp_path / "scores") == ray_killed.undisturbed()
 
 
 def test_what_stops_it(tmp_path):
