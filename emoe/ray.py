@@ -40,9 +40,8 @@ from emoe.ray_records import check_ids, check_list, check_same, check_whole, cou
 from emoe.records import Record
 from emoe.scores import Reading
 
-SPARE = (
-    2  # CPUs of a node for Ray's own tasks, without which models that take all the others would wait for input for ever
-)
+# CPUs of a node that no model gets, for Ray's own tasks: models that held them all would wait for input for ever.
+SPARE = 2
 LARGEST_BLOCK = {"GPU": 8192, "CPU": 64}  # prompts that are written, and lost to a kill, together
 
 
@@ -113,7 +112,7 @@ def score(prompts: str, out: str, job: Job, address: str | None = None) -> Score
             raise EmoeError(f"{prompts} holds no Parquet; name another with --prompts")
     warn_of_others(listed.schema.names, prompts)
     with nullcontext() if "://" in out else alone(Path(out), folder=True), _in_one_line():
-        return _score(prompts, listed, out, job, address)
+        return _score(prompts, listed, out, job, address or os.environ.get("RAY_ADDRESS"))
 
 
 def _score(prompts: str, listed: pyarrow.dataset.Dataset, out: str, job: Job, address: str | None) -> Scored:
@@ -128,7 +127,7 @@ def _score(prompts: str, listed: pyarrow.dataset.Dataset, out: str, job: Job, ad
     check_ids(listed, total)
     check_list(listed, out, job.negative)
     if (there := count(out)) == total:
-        _ = Worker(job).reading  # is it this mixture's?
+        _check_mixture(job, address)
     else:
         _connect(address)
         _run(prompts, [name for name in COLUMNS if name in names], out, job, total)
@@ -136,9 +135,19 @@ def _score(prompts: str, listed: pyarrow.dataset.Dataset, out: str, job: Job, ad
     return Scored(total, total - there)
 
 
+def _check_mixture(job: Job, address: str | None) -> None:
+    """EmoeError unless records that are there are this mixture's. Asked where models run: their dtype depends on it."""
+    if not address:
+        _ = Worker(job).reading
+        return
+    _connect(address)
+    on, _ = _slots(job.device)
+    ray.get(ray.remote(**{f"num_{on.lower()}s": 1})(lambda: Worker(job).reading).remote())
+
+
 def _connect(address: str | None) -> None:
     told: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address := address or os.environ.get("RAY_ADDRESS"):
+    if address:
         _reach(address)
     else:
         address, told = "local", told | {"num_cpus": (os.cpu_count() or 1) + SPARE, "include_dashboard": False}
@@ -165,14 +174,20 @@ def _reach(address: str) -> None:
             raise EmoeError(f"no Ray cluster answers at {address} ({why}); start one, or name none") from error
 
 
+def _slots(device: str) -> tuple[str, int]:
+    """What a model takes, "GPU" or "CPU", and how many models there is room for."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    if gpus and device in ("auto", "cuda"):
+        return "GPU", gpus
+    return "CPU", max(1, sum(max(0, int(node.get("CPU", 0)) - SPARE) for node in nodes))
+
+
 def _run(prompts: str, columns: list[str], out: str, job: Job, total: int) -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = sys.stderr.isatty()
     context.checkpoint_config = CheckpointConfig("id", f"{out}/_done", delete_checkpoint_on_success=False)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
-    on = "GPU" if job.device in ("auto", "cuda") and gpus else "CPU"
-    slots = gpus if on == "GPU" else max(1, sum(max(0, int(node.get("CPU", 0)) - SPARE) for node in nodes))
+    on, slots = _slots(job.device)
     block = max(1, min(total // (4 * slots), LARGEST_BLOCK[on]))
     listed = ray.data.read_parquet(prompts, columns=columns, num_cpus=0).repartition(target_num_rows_per_block=block)
     scored = listed.map_batches(

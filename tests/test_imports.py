@@ -25,7 +25,7 @@ LAYERS = [
         "heap",
         "alone",
     },
-    {"unet", "vae", "scores"},
+    {"unet", "vae", "scores", "ray_records"},
     {"moe", "denoise", "gate", "generations", "images", "reference"},
     {"config", "capture", "checkpoint", "fingerprint"},
     {"gate_vectors", "model", "segmoe"},
