@@ -23,7 +23,7 @@ def progress(total: int, unit: str, done: int = 0, name: str | None = None) -> t
 class Lines:
     """As much of a tqdm as is used here."""
 
-    def __init__(self, total: int, unit: str, done: int, name: str | None):
+    def __init__(self, total: int, unit: str, done: int = 0, name: str | None = None):
         self.total, self.unit, self.n, self.name = total, unit, done, name
         self.first, self.began, self.said = done, monotonic(), monotonic()
 

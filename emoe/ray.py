@@ -15,7 +15,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +35,7 @@ from emoe.alone import alone
 from emoe.config import Weights
 from emoe.errors import EmoeError
 from emoe.pipeline import EMoE
+from emoe.progress import EVERY, Lines
 from emoe.prompts import COLUMNS, read_prompt, warn_of_others
 from emoe.ray_records import check_ids, check_list, check_same, check_whole, count, one_of, schema
 from emoe.records import Record
@@ -130,7 +131,8 @@ def _score(prompts: str, listed: pyarrow.dataset.Dataset, out: str, job: Job, ad
         _check_mixture(job, address)
     else:
         _connect(address)
-        _run(prompts, [name for name in COLUMNS if name in names], out, job, total)
+        with _told(out, there, total):
+            _run(prompts, [name for name in COLUMNS if name in names], out, job, total)
     check_whole(out, total)
     return Scored(total, total - there)
 
@@ -200,6 +202,29 @@ def _run(prompts: str, columns: list[str], out: str, job: Job, total: int) -> No
         **{f"num_{on.lower()}s": 1},
     )
     scored.write_parquet(out, ray_remote_args={"num_cpus": 0}, compression="zstd")
+
+
+@contextmanager
+def _told(out: str, done: int, total: int) -> Iterator[None]:
+    """How many records are written, a line a minute, meanwhile; on a terminal Ray has bars."""
+    if sys.stderr.isatty():
+        yield
+        return
+    lines, known, over = Lines(total, "prompt", done), {}, threading.Event()
+
+    def watch() -> None:
+        while not over.wait(EVERY):
+            with suppress(OSError):  # a file that Ray clears away meanwhile; the next minute tells
+                lines.n = count(out, known)
+                lines.refresh()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
 
 
 @contextmanager

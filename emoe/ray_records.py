@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -30,9 +30,12 @@ def schema(id_type: pyarrow.DataType, reading: Reading) -> pyarrow.Schema:
     return pyarrow.schema(columns | {"weights": pyarrow.list_(REAL), "truncated": pyarrow.bool_()} | SETTINGS)
 
 
-def count(out: str) -> int:
-    """How many records are there."""
-    return sum(part.count_rows() for part in _parts(out, pyarrow.schema(SETTINGS)))
+def count(out: str, known: dict[str, int] | None = None) -> int:
+    """How many records are there. known: file -> how many, of those counted before; gets the others."""
+    known = {} if known is None else known
+    for part in _parts(out, pyarrow.schema(SETTINGS), but=known):
+        known[part.path] = part.count_rows()
+    return sum(known.values())
 
 
 def one_of(out: str) -> Record | None:
@@ -92,13 +95,13 @@ def check_whole(out: str, total: int) -> None:
         raise EmoeError(f"{out} holds {many(found, 'record')} of another mixture: machines that hold different weights")
 
 
-def _parts(out: str, columns: pyarrow.Schema) -> Iterator[pyarrow.dataset.Fragment]:
+def _parts(out: str, columns: pyarrow.Schema, but: Container[str] = ()) -> Iterator[pyarrow.dataset.Fragment]:
     """The files of records that are there, but for those that a kill has cut short; Ray cleans them away."""
     try:
         parts = pyarrow.dataset.dataset(out, schema=columns, format="parquet").get_fragments()
     except FileNotFoundError:
         return
-    for part in parts:
+    for part in (part for part in parts if part.path not in but):
         with suppress(pyarrow.ArrowInvalid):
             part.ensure_complete_metadata()
             yield part

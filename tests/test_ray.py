@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from contextlib import nullcontext
 
@@ -16,8 +17,8 @@ import pyarrow
 import pyarrow.dataset
 from pyarrow import parquet
 
-from emoe.ray import Job, Worker
-from emoe.ray_records import check_ids, check_list, one_of, schema
+from emoe.ray import Job, Worker, _told
+from emoe.ray_records import check_ids, check_list, count, one_of, schema
 
 PROMPTS = ["a red circle", "un círculo azul", "a red circle"]
 
@@ -163,3 +164,23 @@ def test_a_cluster_that_is_not_there(run, tmp_path, address, why):
     assert (code, err.count("\n"), out.exists()) == (2, 1, False)
     assert f"no Ray cluster answers at {address} (" in err
     assert why in err
+
+
+def test_a_log_is_told_once_a_minute(worker, tmp_path, monkeypatch, capsys):
+    """Of what is written: only new files are opened for it."""
+    clock = itertools.count(step=61)
+    monkeypatch.setattr("emoe.progress.monotonic", lambda: next(clock))
+    monkeypatch.setattr("emoe.ray.EVERY", 0.01)
+    parquet.write_table(worker(table()), tmp_path / "1.parquet")
+    with _told(str(tmp_path), 3, 9):
+        parquet.write_table(worker(table()), tmp_path / "2.parquet")
+        (tmp_path / "3.parquet").write_bytes(b"PAR1")  # being written
+        said = ""
+        while not said:
+            said = capsys.readouterr().err
+    assert said.startswith("emoe: prompt 6 of 9, ")
+
+    known = {}
+    assert (count(str(tmp_path), known), len(known)) == (6, 2)
+    (tmp_path / "1.parquet").write_bytes(b"")
+    assert count(str(tmp_path), known) == 6
