@@ -84,29 +84,29 @@ def pairs(records: Sequence[Record], resamples: int) -> list[Row]:
     first, *others = [_by_scene(of_group(records, name)) for name in groups_of(records)] or [{}]
     rows: list[Row] = []
     for name, own in zip(groups_of(records)[1:], others, strict=True):
-        shared = [scene for scene in first if scene in own]
-        now, then = ([part[scene] for scene in shared] for part in (own, first))
-        every = [record for some in (*now, *then) for record in some]
+        shared = [(own[scene], first[scene]) for scene in first if scene in own]
+        every = [record for pair in shared for some in pair for record in some]
         if not shared or min(uncertainties(every)) <= 0:
             continue
-
-        def difference(of: Callable[[list[Record]], Array], now=now, then=then) -> Array:
-            """(scenes, ...) of what is (..., n) of n records, the mean over those of a scene."""
-            return numpy.array([of(a).mean(-1) - of(b).mean(-1) for a, b in zip(now, then, strict=True)])
-
-        logs = difference(lambda some: numpy.log(uncertainties(some)))
+        logs = _difference(shared, lambda some: numpy.log(uncertainties(some)))
         row: Row = {"group": name, "pairs": len(shared), "times the first": bootstrap(times, logs, resamples=resamples)}
         if by_noise(every) is not None:
-            row["noise by noise"] = from_to([times(u) for u in difference(lambda some: numpy.log(by_noise(some))).T])
+            noises = _difference(shared, lambda some: numpy.log(by_noise(some))).T
+            row["noise by noise"] = from_to([times(logs) for logs in noises])
         row["pairs above"] = float((logs > 0).mean())
         for key in measures(every):
             if key != "words":
-                of = difference(lambda some, key=key: measures(some)[key])
+                of = _difference(shared, lambda some, key=key: measures(some)[key])
                 row[f"{key}, difference"] = bootstrap(numpy.mean, of, resamples=resamples)
         rows.append(row | {"p": signed_ranks(logs)})
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p (Holm)"] = p
     return rows
+
+
+def _difference(shared: Sequence[tuple[list[Record], list[Record]]], of: Callable[[list[Record]], Array]) -> Array:
+    """(scenes, ...): how far two groups lie apart, scene by scene.  of: (..., n) of n records, whose mean counts."""
+    return numpy.array([of(now).mean(axis=-1) - of(then).mean(axis=-1) for now, then in shared])
 
 
 def times(logs: Array) -> float:
