@@ -14,7 +14,8 @@ from emoe.checkpoint.source import plain
 from emoe.config import Expert, Weights, read_weights
 from emoe.device import choose_device
 from emoe.errors import EmoeError
-from emoe.gate import PromptGate
+from emoe.gate import HiddenGate, PromptGate
+from emoe.gate_vectors import captured_from
 from emoe.moe import apart, layers_of, mixtures
 from emoe.pipeline import EMoE
 
@@ -22,8 +23,7 @@ from emoe.pipeline import EMoE
 def describe(source: str, device: str = "auto", dtype: str = "auto") -> dict[str, Any]:
     """A JSON-ready account of a weights.toml, loaded as for a score; of one that cannot be, "refused" says why.
 
-    Vectors of the hidden gate are not captured for it: "mixture", which depends on them, is None then. EmoeError for
-    a device that is not there.
+    Vectors of the hidden gate are not captured for it. EmoeError for a device that is not there.
     """
     there, kind = choose_device(device, dtype)
     try:
@@ -40,7 +40,7 @@ def describe(source: str, device: str = "auto", dtype: str = "auto") -> dict[str
         for expert, route in zip(experts, _rounded(routes), strict=True):
             expert["own_route"] = route
     told = {"source": str(weights.path), "kind": "a mixture", "refused": None} | _whole(weights, model)
-    told |= {"gate": "hidden", "top": weights.top, "mixture": None} if captures else {}
+    told |= {"gate": "hidden", "top": weights.top, "mixture": _hidden(weights, model).mixture} if captures else {}
     return told | {"experts": experts}
 
 
@@ -50,6 +50,12 @@ def own_routes(model: EMoE) -> Tensor | None:
         return None
     positive, negative = ([getattr(expert, key) for expert in model.experts] for key in ("positive", "negative"))
     return model.gate(model.text(positive), model.text(negative))
+
+
+def _hidden(weights: Weights, model: EMoE) -> EMoE:
+    """The same networks with a hidden gate whose vectors are still to be captured."""
+    gate = HiddenGate(len(weights.experts), weights.top, captured_from(weights, model.prediction))
+    return EMoE(model.unet, model.text, gate, model.split, downsampling=model.downsampling)
 
 
 def _whole(weights: Weights, model: EMoE) -> dict[str, Any]:

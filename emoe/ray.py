@@ -37,9 +37,10 @@ from emoe.errors import EmoeError
 from emoe.pipeline import EMoE
 from emoe.progress import EVERY, Lines
 from emoe.prompts import COLUMNS, read_prompt, warn_of_others
-from emoe.ray_records import check_ids, check_list, check_same, check_whole, count, one_of, schema
+from emoe.ray_records import check_list, check_same, check_whole, count, one_of, schema
 from emoe.records import Record
 from emoe.scores import Reading
+from emoe.whole import make_folder
 
 # CPUs of a node that no model gets, for Ray's own tasks: models that held them all would wait for input for ever.
 SPARE = 2
@@ -112,6 +113,8 @@ def score(prompts: str, out: str, job: Job, address: str | None = None) -> Score
         if not listed.files:
             raise EmoeError(f"{prompts} holds no Parquet; name another with --prompts")
     warn_of_others(listed.schema.names, prompts)
+    if "://" not in out:
+        make_folder(Path(out).parent)
     with nullcontext() if "://" in out else alone(Path(out), folder=True), _in_one_line():
         return _score(prompts, listed, out, job, address or os.environ.get("RAY_ADDRESS"))
 
@@ -125,9 +128,8 @@ def _score(prompts: str, listed: pyarrow.dataset.Dataset, out: str, job: Job, ad
             raise EmoeError(f"{prompts} has no column {name!r}; with --ray, every prompt has an id of its own")
     if not total:
         raise EmoeError(f"{prompts} holds no prompts")
-    check_ids(listed, total)
-    check_list(listed, out, job.negative)
-    if (there := count(out)) == total:
+    there = count(out)
+    if check_list(listed, out, job.negative):
         _check_mixture(job, address)
     else:
         _connect(address)
@@ -171,7 +173,7 @@ def _reach(address: str) -> None:
     if named := re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d{1,5})", address):
         try:
             socket.create_connection((named[1], int(named[2])), timeout=10).close()
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, UnicodeError) as error:
             why = getattr(error, "strerror", None) or error
             raise EmoeError(f"no Ray cluster answers at {address} ({why}); start one, or name none") from error
 

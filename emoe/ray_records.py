@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
-from contextlib import suppress
 from typing import Any
 
 import pyarrow
-import pyarrow.compute
 import pyarrow.dataset
+from pyarrow.compute import count_distinct, invert, is_in
+from pyarrow.types import is_integer
 
 from emoe.errors import EmoeError, many
 from emoe.prompts import COLUMNS, read_prompt
@@ -55,43 +55,60 @@ def check_same(earlier: Record | None, told: Record) -> None:
             raise EmoeError(f"--out holds records whose {key} is {earlier[key]}, this run's is {value}; name another")
 
 
-def check_ids(listed: pyarrow.dataset.Dataset, total: int) -> None:
-    """EmoeError if two prompts have one id."""
-    if total <= MOST_IDS:
-        ids = listed.to_table(columns=["id"])["id"]
-        if twice := total - pyarrow.compute.count_distinct(ids, mode="all").as_py():
-            raise EmoeError(f"{many(twice, 'prompt')} of {total} have an id that another one has; give each its own")
+def check_list(listed: pyarrow.dataset.Dataset, out: str, negative: str) -> bool:
+    """Whether every prompt has its record. EmoeError if two have one id, or a record that is there is of no prompt.
 
-
-def check_list(listed: pyarrow.dataset.Dataset, out: str, negative: str) -> None:
-    """EmoeError if a record that is there is of no prompt of this list. Looks at some of every part."""
-    told = pyarrow.schema({"id": listed.schema.field("id").type, "prompt": TEXT, "negative_prompt": TEXT})
-    records: dict[Any, Record] = {}
-    for part in _parts(out, told):
-        records |= {record["id"]: record for record in part.head(LOOKED_AT).to_pylist()}
-    if not records:  # a new folder: the list need not be read for it
-        return
-    ids = pyarrow.array(list(records), told.field("id").type)
-    names, other = [name for name in COLUMNS if name in listed.schema.names], "name another --out"
-    listed_too = set()
-    for row in listed.to_table(columns=names, filter=pyarrow.dataset.field("id").isin(ids)).to_pylist():
+    Ids are held against one another, and some records of every part against their prompts; of a list of more than
+    MOST_IDS, the ids of these records alone, and it is False: Ray knows what is left.
+    """
+    id_type = listed.schema.field("id").type
+    ids = listed.to_table(columns=["id"])["id"].combine_chunks() if listed.count_rows() <= MOST_IDS else None
+    if ids is not None and (twice := len(ids) - _distinct(ids)):
+        raise EmoeError(f"{many(twice, 'prompt')} of {len(ids)} have an id that another one has; give each its own")
+    there, records = _there(out, id_type, every=ids is not None)
+    known = _listed(listed, there, ["id"])["id"].combine_chunks() if ids is None else ids
+    for strange in there.filter(invert(is_in(there, known))):
+        raise EmoeError(
+            f"{out} holds a record of prompt {strange.as_py()!r}, which is not in this list; name another --out"
+        )
+    names = [name for name in COLUMNS if name in listed.schema.names]
+    for row in _listed(listed, pyarrow.array(list(records), id_type), names).to_pylist():
         now, earlier = read_prompt(row, f"prompt {row['id']!r}").row(negative), records[row["id"]]
         for key in ("prompt", "negative_prompt"):
             if now[key] != earlier[key]:
-                raise EmoeError(f"{out} holds a record of prompt {row['id']!r} with another {key}; {other}")
-        listed_too.add(row["id"])
-    for id in records.keys() - listed_too:
-        raise EmoeError(f"{out} holds a record of prompt {id!r}, which is not in this list; {other}")
+                raise EmoeError(f"{out} holds a record of prompt {row['id']!r} with another {key}; name another --out")
+    return ids is not None and _distinct(there) == len(ids)
+
+
+def _there(out: str, id_type: pyarrow.DataType, every: bool) -> tuple[pyarrow.Array, dict[Any, Record]]:
+    """Ids of the records that are there, and some of every part's records by id.  every: of all, or of these alone."""
+    told = pyarrow.schema({"id": id_type, "prompt": TEXT, "negative_prompt": TEXT})
+    ids, records = [pyarrow.array([], id_type)], {}
+    for part in _parts(out, told):
+        if is_integer(part.physical_schema.field("id").type) != is_integer(id_type):
+            raise EmoeError(f"{out} holds ids of another type than the list's, {id_type}; name another --out")
+        looked_at = part.scanner(schema=told).head(LOOKED_AT)
+        records |= {record["id"]: record for record in looked_at.to_pylist()}
+        ids += (part.to_table(schema=told, columns=["id"]) if every else looked_at)["id"].chunks
+    return pyarrow.concat_arrays(ids), records
+
+
+def _distinct(ids: pyarrow.Array) -> int:
+    return count_distinct(ids, mode="all").as_py()
+
+
+def _listed(listed: pyarrow.dataset.Dataset, ids: pyarrow.Array, names: list[str]) -> pyarrow.Table:
+    """What a list says of some prompts."""
+    return listed.to_table(columns=names, filter=pyarrow.dataset.field("id").isin(ids))
 
 
 def check_whole(out: str, total: int) -> None:
     """EmoeError unless every prompt has one record, all of one mixture."""
-    there = pyarrow.dataset.dataset(out, schema=pyarrow.schema(SETTINGS), format="parquet")
-    if (found := there.count_rows()) != total:
-        why = "some ids come twice; give each its own" if found < total else "other lists' too; name another --out"
+    if (found := count(out)) != total:
+        why = "a file in there is damaged, or ids come twice" if found < total else "name another --out"
         raise EmoeError(f"{out} holds {many(found, 'record')} of {many(total, 'prompt')}: {why}")
     others = pyarrow.dataset.field("mixture") != one_of(out)["mixture"]
-    if found := there.count_rows(filter=others):
+    if found := sum(part.count_rows(filter=others) for part in _parts(out, pyarrow.schema(SETTINGS))):
         raise EmoeError(f"{out} holds {many(found, 'record')} of another mixture: machines that hold different weights")
 
 
@@ -102,6 +119,8 @@ def _parts(out: str, columns: pyarrow.Schema, but: Container[str] = ()) -> Itera
     except FileNotFoundError:
         return
     for part in (part for part in parts if part.path not in but):
-        with suppress(pyarrow.ArrowInvalid):
+        try:
             part.ensure_complete_metadata()
-            yield part
+        except pyarrow.ArrowInvalid:
+            continue
+        yield part

@@ -18,7 +18,7 @@ import pyarrow.dataset
 from pyarrow import parquet
 
 from emoe.ray import Job, Worker, _told
-from emoe.ray_records import check_ids, check_list, count, one_of, schema
+from emoe.ray_records import check_list, count, one_of, schema
 
 PROMPTS = ["a red circle", "un círculo azul", "a red circle"]
 
@@ -77,8 +77,10 @@ def test_records_of_another_run(worker, tmp_path):
             Worker(other)(table())
 
 
-def test_records_of_other_prompts(worker, tmp_path):
-    """The same ids, and another text or negative prompt under one of them."""
+@pytest.mark.parametrize("most", [3, 2])
+def test_records_of_other_prompts(worker, tmp_path, monkeypatch, most):
+    """Other ids, or the same ones and another text or negative prompt; of longer lists, some are looked at."""
+    monkeypatch.setattr("emoe.ray_records.MOST_IDS", most)
     out = tmp_path / "out"
     out.mkdir()
     parquet.write_table(worker(table()), out / "1.parquet")
@@ -86,9 +88,11 @@ def test_records_of_other_prompts(worker, tmp_path):
 
     def check(negative="", **columns):
         parquet.write_table(table(**columns), tmp_path / "list.parquet")
-        check_list(pyarrow.dataset.dataset(tmp_path / "list.parquet"), str(out), negative)
+        return check_list(pyarrow.dataset.dataset(tmp_path / "list.parquet"), str(out), negative)
 
-    check()
+    assert check() is (most == 3)  # else Ray knows what is left
+    with pytest.raises(EmoeError, match="holds ids of another type than the list's, int64"):
+        check(id=[1, 2, 3])
     with pytest.raises(EmoeError, match="holds a record of prompt 'c', which is not in this list; name another --out"):
         check(id=["a", "b", "x"], prompt=[*PROMPTS[:2], "a record that nobody asks for"])
     with pytest.raises(EmoeError, match="holds a record of prompt 'b' with another prompt; name another --out"):
@@ -97,11 +101,21 @@ def test_records_of_other_prompts(worker, tmp_path):
         check("blurry")
 
 
+def test_every_id_is_looked_at_before_anything_is_written(worker, tmp_path, monkeypatch):
+    """Also those behind the records whose prompts are: as many records as prompts do not make a list whole."""
+    monkeypatch.setattr("emoe.ray_records.LOOKED_AT", 1)
+    (tmp_path / "out").mkdir()
+    parquet.write_table(worker(table()), tmp_path / "out" / "1.parquet")
+    parquet.write_table(table(id=["a", "b", "x"]), tmp_path / "list.parquet")
+    with pytest.raises(EmoeError, match="holds a record of prompt 'c', which is not in this list"):
+        check_list(pyarrow.dataset.dataset(tmp_path / "list.parquet"), str(tmp_path / "out"), "")
+
+
 def test_ids_that_come_twice(tmp_path):
     for ids, twice in ((["a", "b", "c"], 0), (["a", "b", "a"], 1), ([1, 1, 1], 2)):
         parquet.write_table(table(id=ids), tmp_path / "list.parquet")
         with pytest.raises(EmoeError, match=f"{twice} prompts? of 3 have an id that") if twice else nullcontext():
-            check_ids(pyarrow.dataset.dataset(tmp_path / "list.parquet"), 3)
+            assert not check_list(pyarrow.dataset.dataset(tmp_path / "list.parquet"), str(tmp_path / "new"), "")
 
 
 @pytest.fixture
@@ -130,6 +144,7 @@ def test_a_folder_that_is_none_of_its_own(run, scored, tmp_path):
     parquet.write_table(table(), out / "1.parquet")  # a list
     code, _, err = run(*scored, "miniature")
     assert (code, "holds Parquet without estimator, mixture" in err, err.count("\n")) == (2, True, 1)
+    assert len(list(out.iterdir())) == 1
     code, _, err = run(*scored, "miniature", "--prompts", str(out / "nothing"))
     assert (code, err.count("\n")) == (2, 1)
     (tmp_path / "empty").mkdir()
@@ -153,7 +168,13 @@ def test_what_does_not_go_together(run, arguments, told):
 
 @pytest.mark.parametrize(
     ("address", "why"),
-    [("127.0.0.1:1", "refused"), ("ray://[::1]:1", ""), ("nowhere.invalid:10001", ""), ("127.0.0.1:99999", "")],
+    [
+        ("127.0.0.1:1", "refused"),
+        ("ray://[::1]:1", ""),
+        ("no.invalid:10001", ""),
+        ("127.0.0.1:99999", ""),
+        ("a..b:1", ""),
+    ],
 )
 def test_a_cluster_that_is_not_there(run, tmp_path, address, why):
     """Ray would wait for it for ever."""

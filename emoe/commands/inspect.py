@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
 
     if options.source.lower().endswith(".toml") or options.source in SHIPPED:
         found = describing.describe(options.source, options.device, options.dtype)
-    elif (name := meant(options.source)) and not os.path.lexists(options.source):
+    elif "/" not in options.source and (name := meant(options.source)) and not os.path.lexists(options.source):
         raise EmoeError(f"there is no {options.source}; did you mean {name}?")
     else:
         choose_device(options.device, options.dtype)  # a file is read on the CPU, and yet a mistake is one
@@ -77,7 +77,7 @@ def _of_mixture(found: dict[str, Any]) -> Rows:
         ("layers", f"{found['layers']}; paths part at {found['split']}"),
         ("gate", f"{found['gate']}, {found['top']} of {len(experts)} experts"),
         ("predicts", f"{found['prediction']}; {found['size']} pixels"),
-        ("mixture", f"{found['mixture'] or 'not known here (scores capture the gate)'}, in {found['dtype']}"),
+        ("mixture", f"{found['mixture']}, in {found['dtype']}"),
     ]
     for number, expert in enumerate(experts, start=1):
         changed = [f"{lora['source']} ({lora['scale']:g})" for lora in expert["loras"]]

@@ -185,11 +185,12 @@ def _template(report: Report, found: Studied) -> None:
     ratios = " The number is a ratio here, and its mean that of the noises' ratios; elsewhere it is one of means."
     report.section(
         "What the words of the template do",
-        f"{found.template} (the paper's Figure 1). Differences in pairs: the same noise, the same other words. "
+        "The paper's Figure 1. Differences in pairs: the same noise, the same other words. "
         "Intervals (Student's) and p are over noises (--seeds), for these very prompts; another template may say "
         "otherwise." + ratios * (found.settings["estimator"] == "eu-over-answer"),
     )
     noises = columns.by_noise(found.records)
+    report.table([{"template": found.template}])
     report.table(templates.differences(found.template, noises))
     report.section("The prompts of the template", "Each beside the first, under the same noises.")
     report.table(templates.prompts(found.records, noises))
