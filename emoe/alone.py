@@ -15,12 +15,12 @@ from emoe.errors import EmoeError
 def alone(path: Path, folder: bool = False) -> Iterator[None]:
     """Hold `path` for this process; EmoeError if another one does. A process that is killed holds nothing.
 
-    The lock is a file beside it, `.NAME.lock`, which goes when the work ends.  folder: whether it is to be one.
+    The lock is a file beside it, `.NAME.lock`, which goes when the work ends.  folder: whether `path` is one.
     """
-    if folder and path.exists() and not path.is_dir():
-        raise EmoeError(f"{path} is not a folder; name another with --out")
-    if not path.name or (path.is_dir() and not folder):
-        raise EmoeError(f"{path} is not a file that can be written to; name another with --out")
+    if not path.name or (path.exists() and path.is_dir() != folder):
+        raise EmoeError(
+            f"{path} is not a {'folder' if folder else 'file'} that can be written to; name another with --out"
+        )
     if not path.parent.is_dir():
         raise EmoeError(f"cannot write {path}: there is no folder {path.parent}")
     try:

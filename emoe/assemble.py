@@ -25,7 +25,7 @@ from emoe.checkpoint.source import plain
 from emoe.config import Expert, Weights, check, undecidable
 from emoe.errors import EmoeError, about
 from emoe.gate import Gate, HiddenGate, PromptGate, UniformGate, phi
-from emoe.gate_vectors import captured_from, gate_vectors
+from emoe.gate_vectors import gate_vectors, hidden_gate
 from emoe.moe import alike
 from emoe.segmoe import completed
 from emoe.text import TextEncoder, TextStates
@@ -245,7 +245,7 @@ def _gate(weights: Weights, base: Checkpoint, text: TextEncoder) -> Gate:
         return HiddenGate(count, weights.top)
     positive, negative = _descriptors(weights, text)
     if weights.gate == "hidden":
-        return HiddenGate(count, weights.top, captured_from(weights, base.prediction))
+        return hidden_gate(weights, base.prediction)
     return PromptGate(positive, negative, weights.top, weights.temperature)
 
 

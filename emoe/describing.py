@@ -14,8 +14,8 @@ from emoe.checkpoint.source import plain
 from emoe.config import Expert, Weights, read_weights
 from emoe.device import choose_device
 from emoe.errors import EmoeError
-from emoe.gate import HiddenGate, PromptGate
-from emoe.gate_vectors import captured_from
+from emoe.gate import PromptGate
+from emoe.gate_vectors import hidden_gate
 from emoe.moe import apart, layers_of, mixtures
 from emoe.pipeline import EMoE
 
@@ -54,7 +54,7 @@ def own_routes(model: EMoE) -> Tensor | None:
 
 def _hidden(weights: Weights, model: EMoE) -> EMoE:
     """The same networks with a hidden gate whose vectors are still to be captured."""
-    gate = HiddenGate(len(weights.experts), weights.top, captured_from(weights, model.prediction))
+    gate = hidden_gate(weights, model.prediction)
     return EMoE(model.unet, model.text, gate, model.split, downsampling=model.downsampling)
 
 

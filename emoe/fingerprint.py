@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from hashlib import sha256
 
 import torch
 from torch import nn
 
+from emoe.moe import is_gate
+
 SAMPLE = 64  # values of every tensor that are looked at: a fine-tune or a merge moves nearly all of them
 
 
-def fingerprint(settings: object, *networks: nn.Module, skip: Callable[[str], bool] = lambda name: False) -> str:
+def fingerprint(settings: object, *networks: nn.Module, gates: bool = True) -> str:
     """The same on every device; another for other weights or dtype, or where `settings` print differently.
 
-    skip: tensors, by their names, that something in `settings` stands for.
+    gates: False where something in `settings` stands for the mixtures' gate vectors, which then do not count.
     """
     digest = sha256(repr(settings).encode())
     for network in networks:
         for name, tensor in network.state_dict().items():
-            if skip(name):
+            if not gates and is_gate(name):
                 continue
             # from the first to the last, which is not a whole number of rows apart: from columns all over
             places = torch.arange(SAMPLE, device=tensor.device) * (tensor.numel() - 1) // (SAMPLE - 1)

@@ -14,6 +14,7 @@ from emoe.checkpoint.remembered import cache_folder
 from emoe.config import Weights
 from emoe.errors import EmoeError
 from emoe.fingerprint import fingerprint
+from emoe.gate import HiddenGate
 from emoe.moe import is_gate
 from emoe.progress import progress
 from emoe.shipped import SHIPPED
@@ -28,8 +29,8 @@ def gate_vectors(unet: UNet, text: TextEncoder, weights: Weights, prediction: st
     """Give a mixed UNet its gate vectors, in place: those on disk if they are this mixture's, else captured now."""
     path = _place(weights.path, unet.conv_in.weight.dtype)
     descriptors = _descriptors(weights)
-    settings = captured_from(weights, prediction), unet.config, text.settings
-    key = fingerprint(settings, unet, text.model, skip=is_gate)
+    settings = hidden_gate(weights, prediction).captured_from, unet.config, text.settings
+    key = fingerprint(settings, unet, text.model, gates=False)
     if _read(path, key, unet):
         return
     log.warning(
@@ -41,12 +42,13 @@ def gate_vectors(unet: UNet, text: TextEncoder, weights: Weights, prediction: st
     _write(path, key, unet)
 
 
-def captured_from(weights: Weights, prediction: str) -> tuple:
-    """What decides on the vectors, beside the networks.
+def hidden_gate(weights: Weights, prediction: str) -> HiddenGate:
+    """A mixture's, which knows what decides on its vectors, beside the networks.
 
-    It stands for them in a mixture's fingerprint: their last digits are those of the machine that captured them.
+    That stands for them in the mixture's fingerprint: their last digits are those of the machine that captured them.
     """
-    return "captured", _descriptors(weights), SEED, STEPS, GUIDANCE, prediction
+    captured_from = "captured", _descriptors(weights), SEED, STEPS, GUIDANCE, prediction
+    return HiddenGate(len(weights.experts), weights.top, captured_from)
 
 
 def _descriptors(weights: Weights) -> tuple[tuple[str, str], ...]:

@@ -18,7 +18,7 @@ from emoe.config import Expert
 from emoe.errors import EmoeError
 from emoe.fingerprint import fingerprint
 from emoe.gate import Gate, HiddenGate
-from emoe.moe import SPLITS, is_gate, layers_of
+from emoe.moe import SPLITS, layers_of
 from emoe.route import HiddenRoute, PromptRoute, Route
 from emoe.schedule import noise
 from emoe.text import TextEncoder, TextStates
@@ -64,8 +64,8 @@ class Model:
         self._told_of_markup = False
         self.device, self.dtype = unet.conv_in.weight.device, unet.conv_in.weight.dtype
         settings = type(gate).__name__, gate.settings, split, unet.config, downsampling, text.settings
-        captured = isinstance(gate, HiddenGate) and gate.captured_from  # which the settings hold
-        self.mixture = fingerprint(settings, unet, text.model, skip=is_gate if captured else lambda name: False)
+        captured = isinstance(gate, HiddenGate) and gate.captured_from  # from what the settings hold
+        self.mixture = fingerprint(settings, unet, text.model, gates=not captured)
 
     def __repr__(self) -> str:
         kind, dtype = type(self.gate).__name__, str(self.dtype).removeprefix("torch.")

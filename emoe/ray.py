@@ -94,7 +94,7 @@ class Worker:
 
 class Scored(NamedTuple):
     records: int  # in the folder
-    new: int  # of this run
+    already: bool  # whether all of them were there before
 
 
 def score(prompts: str, out: str, job: Job, address: str | None = None) -> Scored:
@@ -128,15 +128,14 @@ def _score(prompts: str, listed: pyarrow.dataset.Dataset, out: str, job: Job, ad
             raise EmoeError(f"{prompts} has no column {name!r}; with --ray, every prompt has an id of its own")
     if not total:
         raise EmoeError(f"{prompts} holds no prompts")
-    there = count(out)
-    if check_list(listed, out, job.negative):
+    if already := check_list(listed, out, job.negative):
         _check_mixture(job, address)
     else:
         _connect(address)
-        with _told(out, there, total):
+        with _told(out, total):
             _run(prompts, [name for name in COLUMNS if name in names], out, job, total)
     check_whole(out, total)
-    return Scored(total, total - there)
+    return Scored(total, already)
 
 
 def _check_mixture(job: Job, address: str | None) -> None:
@@ -207,12 +206,13 @@ def _run(prompts: str, columns: list[str], out: str, job: Job, total: int) -> No
 
 
 @contextmanager
-def _told(out: str, done: int, total: int) -> Iterator[None]:
+def _told(out: str, total: int) -> Iterator[None]:
     """How many records are written, a line a minute, meanwhile; on a terminal Ray has bars."""
     if sys.stderr.isatty():
         yield
         return
-    lines, known, over = Lines(total, "prompt", done), {}, threading.Event()
+    known, over = {}, threading.Event()
+    lines = Lines(total, "prompt", count(out, known))
 
     def watch() -> None:
         while not over.wait(EVERY):

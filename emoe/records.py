@@ -47,11 +47,11 @@ class RecordFile:
             if told != row:
                 key = next(key for key in row | told if told.get(key) != row.get(key))
                 raise self._other(f"line {number} is not about prompt {number} of this run: its {key} is another")
-            for key in (KEY, *(NUMBERS if usual else ())):
+            for key in (KEY, *NUMBERS) if usual else (KEY,):
                 if key not in record:
                     raise self._other(f"line {number} has no {key}")
-            for key in record.keys() & NUMBERS:
-                if type(record[key]) not in (int, float) or not abs(record[key]) < 1e300:
+            for key in (key for key in NUMBERS if key in record):
+                if type(record[key]) not in (int, float) or not abs(record[key]) < 1e300:  # nan is not, either
                     raise self._other(f"line {number} has {shown(record[key])} for its {key}, no number")
         rest = found[self.intact :]
         expected = self._line(rows[len(self.records)])[:-2].encode() if len(self.records) < len(rows) else b""

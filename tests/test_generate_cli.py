@@ -236,7 +236,7 @@ def test_a_sheet_of_somebody_elses_is_not_replaced(draw, tmp_path, monkeypatch, 
 
 @pytest.mark.slow
 def test_sheets_of_a_shorter_list_go(draw, tmp_path, monkeypatch):
-    """Of a longer one each has its number; what is not ours stays."""
+    """Of a longer one each has its number."""
     monkeypatch.setattr("emoe.gallery.ROWS", 1)
     assert [draw("a", *prompts)[0] for prompts in ((), ("b",))] == [0, 0]
     assert [name for name in names(tmp_path / "out") if "sheet" in name] == ["sheet-001.png", "sheet-002.png"]

@@ -193,7 +193,7 @@ def test_a_log_is_told_once_a_minute(worker, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("emoe.progress.monotonic", lambda: next(clock))
     monkeypatch.setattr("emoe.ray.EVERY", 0.01)
     parquet.write_table(worker(table()), tmp_path / "1.parquet")
-    with _told(str(tmp_path), 3, 9):
+    with _told(str(tmp_path), 9):
         parquet.write_table(worker(table()), tmp_path / "2.parquet")
         (tmp_path / "3.parquet").write_bytes(b"PAR1")  # being written
         said = ""

@@ -130,7 +130,7 @@ def run_with_ray(options: argparse.Namespace) -> int:
     job = ray.Job(weights, reading, options.negative, options.device, options.dtype, options.batch_size)
     found = ray.score(options.prompts, options.out, job, options.ray or None)
     scores = many(found.records, "score")
-    say(f"{scores} in {options.out}" if found.new else f"{options.out} is complete already: {scores}")
+    say(f"{options.out} is complete already: {scores}" if found.already else f"{scores} in {options.out}")
     return 0
 
 
