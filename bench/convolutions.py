@@ -21,7 +21,7 @@ from networks import inputs, random_unet, read_options, twin
 from torch import Tensor, nn
 
 from emoe.route import PromptRoute
-from emoe.uncertainty import measure, paths
+from emoe.uncertainty import by_path, measure
 from emoe.unet import UNet
 
 EXPERTS, TOP = 4, 2
@@ -102,7 +102,7 @@ def main() -> None:
     route = PromptRoute(torch.tensor([[0.0, 0.6, 0.4, 0.0]]), "attn2", **to)
 
     def score(network: UNet) -> float:
-        return float(measure(paths(network(x, t, text, route, stop_at_mid=True).m_post, EXPERTS)[None]).eu)
+        return float(measure(by_path(network(x, t, text, route, stop_at_mid=True).m_post, EXPERTS)[None]).eu)
 
     widest, second = max(options.config.channels), options.config.channels[1]
     networks = {"as loaded": unet}

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from emoe import EMoE, Recipe
 from emoe.denoise import Denoised
-from emoe.generating import steps
+from emoe.generating import denoising_steps
 from emoe.images import to_images
 from emoe.scoring import score
 
@@ -46,7 +46,7 @@ def main() -> None:
 def measure(model: EMoE, size: int, rounds: int) -> None:
     recipe, paths = Recipe("emoe", steps=RUN, size=size), Recipe("mixture", steps=RUN, size=size)
     prompt = ["a red bus"], [""]
-    ordinary, split = steps(model, *prompt, paths), steps(model, *prompt, recipe)
+    ordinary, split = denoising_steps(model, *prompt, paths), denoising_steps(model, *prompt, recipe)
     z = next(split).latents[0]
 
     def looked_at(step: Denoised) -> Tensor:
@@ -56,7 +56,7 @@ def measure(model: EMoE, size: int, rounds: int) -> None:
         {
             "score": lambda: score(model, *prompt, recipe.reading),
             "step": lambda: looked_at(next(ordinary)),
-            "first step, split": lambda: looked_at(next(steps(model, *prompt, recipe))),
+            "first step, split": lambda: looked_at(next(denoising_steps(model, *prompt, recipe))),
             "step of all paths": lambda: looked_at(next(split)),
             "decode": lambda: to_images(model.vae, z),
         },

@@ -29,7 +29,7 @@ from peers import MISSING
 from torch import Tensor
 
 from emoe.checkpoint.load_text import load_text, own_tokenizer
-from emoe.checkpoint.load_unet import brought, load_unet
+from emoe.checkpoint.load_unet import load_unet, mixed_shapes
 from emoe.checkpoint.load_vae import load_vae
 from emoe.checkpoint.lora import with_loras
 from emoe.checkpoint.open import locate, open_checkpoint
@@ -41,7 +41,7 @@ from emoe.denoise import denoise
 from emoe.device import choose_device
 from emoe.errors import EmoeError
 from emoe.images import to_images
-from emoe.schedule import draws
+from emoe.schedule import noises
 from emoe.text import TextEncoder
 from emoe.unet import UNet, UNetConfig
 from emoe.vae import VAE, VAEConfig
@@ -68,12 +68,12 @@ def compare(options: argparse.Namespace) -> None:
     device, dtype = choose_device(options.device, "float32")
     with source_of(options) as source:
         checkpoint = open_checkpoint(source)
-        pipe = diffusers_pipeline(source, checkpoint.prediction)
+        pipe = diffusers_pipeline(source, checkpoint.prediction_type)
         if pipe is None:
             rows: list[dict[str, Any]] = [{"what": "diffusers", "apart": MISSING}]
         else:
             pipe = pipe.to(device, torch.float32)
-            rows = compared(*ours(checkpoint, device), pipe, checkpoint.prediction, options.steps)
+            rows = compared(*ours(checkpoint, device), pipe, checkpoint.prediction_type, options.steps)
             rows += [with_lora(checkpoint, options.lora, pipe)] if options.lora else []
         show(
             "Does a checkpoint compute here what it computes in diffusers?",
@@ -111,13 +111,13 @@ def ours(checkpoint: Checkpoint, device: torch.device) -> tuple[UNet, TextEncode
     return unet, load_text(parts["text_encoder"], tokenizer, device), load_vae(parts["vae"], device)
 
 
-def diffusers_pipeline(source: str, prediction: str) -> Any:
+def diffusers_pipeline(source: str, prediction_type: str) -> Any:
     """The same as diffusers loads it; None if it is not installed."""
     try:
         from diffusers import DDIMScheduler, StableDiffusionPipeline
     except ImportError:
         return None
-    kind = {"prediction_type": "v_prediction" if prediction == "v" else "epsilon"}
+    kind = {"prediction_type": "v_prediction" if prediction_type == "v" else "epsilon"}
     scheduler = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -139,7 +139,9 @@ def diffusers_pipeline(source: str, prediction: str) -> Any:
 
 
 @torch.inference_mode()
-def compared(unet: UNet, text: TextEncoder, vae: VAE, pipe: Any, prediction: str, steps: int) -> list[dict[str, Any]]:
+def compared(
+    unet: UNet, text: TextEncoder, vae: VAE, pipe: Any, prediction_type: str, steps: int
+) -> list[dict[str, Any]]:
     pipe.set_progress_bar_config(disable=True)
     device, side = unet.conv_in.weight.device, unet.config.sample_size
     states = text([PROMPT, NEGATIVE]).states
@@ -149,17 +151,16 @@ def compared(unet: UNet, text: TextEncoder, vae: VAE, pipe: Any, prediction: str
     seen: dict[str, Tensor] = {}
     hook = pipe.unet.mid_block.register_forward_hook(lambda _, args, out: seen.update(m_post=out))
     shape = (1, unet.config.latent_channels, side, side)
-    z, t = next(draws(SEED, shape)).to(device), torch.tensor([T], device=device)
+    z, t = next(noises(SEED, shape)).to(device), torch.tensor([T], device=device)
     found, expected = unet(z, t, states[:1]), pipe.unet(z, t, states[:1]).sample
     hook.remove()
     rows.append(row(f"what the UNet predicts at {T}", found.prediction, expected))
     rows.append(row("its mid-block", found.m_post, seen["m_post"]))
     rows.append(row("a decoded latent", vae.decode(z), pipe.vae.decode(z / vae.config.scaling).sample))
 
-    run = denoise(
-        unet, draws(SEED, shape), states[:1], states[1:], None, steps=steps, guidance=GUIDANCE, prediction=prediction
-    )
-    *_, last = run
+    start = noises(SEED, shape)
+    settings = {"steps": steps, "guidance": GUIDANCE, "prediction_type": prediction_type}
+    *_, last = denoise(unet, start, states[:1], states[1:], None, **settings)
     image = torch.tensor(numpy.asarray(to_images(vae, last.latents[0])[0])).float()
     theirs = pipe(
         PROMPT,
@@ -181,7 +182,7 @@ def with_lora(checkpoint: Checkpoint, source: str, pipe: Any) -> dict[str, Any]:
     pipe.load_lora_into_unet(tensors, network_alphas=alphas, unet=pipe.unet)
     pipe.unet.fuse_lora()
     pipe.unet.unload_lora()
-    layers = list(brought(ours, "all"))
+    layers = list(mixed_shapes(ours, "all"))
     weights = [torch.cat([net.get_submodule(n).weight.cpu().flatten() for n in layers]) for net in (ours, pipe.unet)]
     return row("a LoRA's mixed layers", *weights)
 

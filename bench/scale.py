@@ -20,7 +20,7 @@ from measure import side_by_side
 from networks import inputs, random_unet, read_options
 
 from emoe.route import PromptRoute
-from emoe.uncertainty import measure, paths
+from emoe.uncertainty import by_path, measure
 from emoe.unet import UNetConfig
 
 
@@ -70,7 +70,7 @@ def score(point: Point, config: UNetConfig, to: dict[str, Any], rounds: int) -> 
     route = PromptRoute(weights, "attn2", **to)
 
     def run() -> torch.Tensor:
-        return measure(paths(unet(x, t, text, route, stop_at_mid=True).m_post, point.experts)[None]).eu
+        return measure(by_path(unet(x, t, text, route, stop_at_mid=True).m_post, point.experts)[None]).eu
 
     s = side_by_side({"score": run}, rounds)["score"]
     return s, torch.cuda.max_memory_allocated() / 1e9 if to["device"].type == "cuda" else peak_memory()

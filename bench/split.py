@@ -15,7 +15,7 @@ from networks import inputs, random_unet, read_options
 from peers import MISSING, segmoe_peer
 
 from emoe.route import PromptRoute
-from emoe.uncertainty import measure, paths
+from emoe.uncertainty import by_path, measure
 
 EXPERTS, TOP = 4, 2
 
@@ -29,7 +29,7 @@ def main() -> None:
     split, whole = PromptRoute(weights, "attn2", **to), PromptRoute(weights, **to)
 
     def score():
-        return measure(paths(unet(x, t, text, split, stop_at_mid=True).m_post, EXPERTS)[None]).eu
+        return measure(by_path(unet(x, t, text, split, stop_at_mid=True).m_post, EXPERTS)[None]).eu
 
     candidates = {"emoe": score, "emoe, four full forwards": lambda: [unet(x, t, text, whole) for _ in range(EXPERTS)]}
     if theirs:

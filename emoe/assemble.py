@@ -15,7 +15,7 @@ from transformers import CLIPTokenizer
 from emoe.checkpoint.architecture import unet_config
 from emoe.checkpoint.hashes import check_hash, check_hashes
 from emoe.checkpoint.load_text import load_text, load_tokenizer, own_tokenizer
-from emoe.checkpoint.load_unet import brought, build, load_mixture, load_unet
+from emoe.checkpoint.load_unet import build, load_mixture, load_unet, mixed_shapes
 from emoe.checkpoint.load_vae import downsampling_told, load_vae
 from emoe.checkpoint.lora import with_loras
 from emoe.checkpoint.open import examine, open_checkpoint, open_folder, open_part, part_config, reach
@@ -27,7 +27,7 @@ from emoe.errors import EmoeError, about
 from emoe.gate import Gate, HiddenGate, PromptGate, UniformGate, phi
 from emoe.gate_vectors import gate_vectors, hidden_gate
 from emoe.moe import alike
-from emoe.segmoe import completed
+from emoe.segmoe import with_saved_settings
 from emoe.text import TextEncoder, TextStates
 from emoe.unet import UNet
 from emoe.vae import VAE
@@ -40,7 +40,7 @@ STOCK_WIDTH = 768
 SPOKEN = {"text_encoder": "text encoder", "vae": "VAE"}
 
 
-class Ready(NamedTuple):
+class Prepared(NamedTuple):
     """A description of which nothing is left to be found wrong but the UNets' weights."""
 
     weights: Weights  # with what a SegMoE mixture tells itself
@@ -57,27 +57,27 @@ class Assembled(NamedTuple):
     gate: Gate
     split: str
     experts: tuple[Expert, ...]  # names and descriptors
-    prediction: str  # what the base was trained to predict: "epsilon" or "v"
+    prediction_type: str  # what the base was trained to predict: "epsilon" or "v"
     load_vae: Callable[[], VAE]
     downsampling: int  # image pixels per latent pixel, along a side
 
 
 def assemble(weights: Weights, device: torch.device, dtype: torch.dtype) -> Assembled:
-    weights, base, experts, text, gate, downsampling = ready(weights, device)
+    weights, base, experts, text, gate, downsampling = prepare(weights, device)
     if weights.segmoe:
         unet = load_unet(base, device=device, dtype=dtype)
     else:
         gated = weights.gate == "hidden"
         unet = load_mixture(base, experts, weights.layers, gated, device=device, dtype=dtype)
         if gated:
-            gate_vectors(unet, text, weights, base.prediction)
+            gate_vectors(unet, text, weights, base.prediction_type)
     _warn_of_likeness(unet, weights)
     split = weights.split or ("ff" if weights.layers == "ff" else "attn2")
     load_vae = partial(_vae, weights, base, device, dtype)
-    return Assembled(unet, text, gate, split, weights.experts, base.prediction, load_vae, downsampling)
+    return Assembled(unet, text, gate, split, weights.experts, base.prediction_type, load_vae, downsampling)
 
 
-def ready(weights: Weights, device: torch.device) -> Ready:
+def prepare(weights: Weights, device: torch.device) -> Prepared:
     """Everything that can be found wrong from headers is found here, before gigabytes are read."""
     for key, source, kind in _sources(weights):
         with about(f"{weights.path}: {key}"):
@@ -85,12 +85,12 @@ def ready(weights: Weights, device: torch.device) -> Ready:
 
     base = _open(weights, "segmoe" if weights.segmoe else "base", "unet", "text_encoder")
     experts = [] if weights.segmoe else _experts(weights, base)
-    weights = completed(weights, base) if weights.segmoe else weights
+    weights = with_saved_settings(weights, base) if weights.segmoe else weights
     check(weights)
 
     downsampling = _downsampling(weights, base)
     text = _text(weights, base, device)
-    return Ready(weights, base, experts, text, _gate(weights, base, text), downsampling)
+    return Prepared(weights, base, experts, text, _gate(weights, base, text), downsampling)
 
 
 def _sources(weights: Weights) -> Iterator[tuple[str, str, str]]:
@@ -125,7 +125,7 @@ def _verified(weights: Weights, text: str, checkpoint: Checkpoint) -> Checkpoint
 def _experts(weights: Weights, base: Checkpoint) -> list[Checkpoint]:
     """One checkpoint an expert. What is base and expert, or expert twice, is one object, so that it is read once."""
     by_source, by_files = {weights.base: base}, {_files(base): base}
-    mixed = brought(build(base.parts["unet"]), weights.layers)
+    mixed = mixed_shapes(build(base.parts["unet"]), weights.layers)
     experts = []
     for label, expert in zip(weights.labels, weights.experts, strict=True):
         if expert.source not in by_source:
@@ -243,14 +243,17 @@ def _gate(weights: Weights, base: Checkpoint, text: TextEncoder) -> Gate:
         return UniformGate(count)
     if weights.gate == "hidden" and weights.segmoe:  # whose vectors are there
         return HiddenGate(count, weights.top)
-    positive, negative = _descriptors(weights, text)
+    positive, negative = _checked_descriptors(weights, text)  # capturing encodes them again
     if weights.gate == "hidden":
-        return hidden_gate(weights, base.prediction)
+        return hidden_gate(weights, base.prediction_type)
     return PromptGate(positive, negative, weights.top, weights.temperature)
 
 
-def _descriptors(weights: Weights, text: TextEncoder) -> tuple[TextStates, TextStates]:
-    """The experts' positive and negative ones, as CLIP reads them: cut, perhaps, or alike though written otherwise."""
+def _checked_descriptors(weights: Weights, text: TextEncoder) -> tuple[TextStates, TextStates]:
+    """The experts' positive and negative descriptors, encoded; a warning for those that are cut.
+
+    EmoeError where CLIP reads two experts' as equal, so that no prompt tells them apart.
+    """
     positive, negative = text([e.positive for e in weights.experts]), text([e.negative for e in weights.experts])
     for key, states in (("positive", positive), ("negative", negative)):
         for label, cut in zip(weights.labels, states.truncated, strict=True):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from emoe.device import wide
 from emoe.route import Route
-from emoe.schedule import SCHEDULERS, after, estimate, timesteps
+from emoe.schedule import SCHEDULERS, estimate, next_timestep, timesteps
 from emoe.unet import UNet
 
 
@@ -39,7 +39,7 @@ def denoise(
     scheduler: str = "ddim",
     steps: int = 25,
     guidance: float = 7.5,
-    prediction: str = "epsilon",
+    prediction_type: str = "epsilon",
 ) -> Iterator[Denoised]:
     """Steps one by one; stop asking and no more are computed.
 
@@ -61,11 +61,11 @@ def denoise(
         rows = repeat(z, "p b ... -> (p g b) ...", g=halves).to(dtype)
         out = unet(rows, torch.tensor([t], device=device), states, route)
         output, m_pre, m_post = (rearrange(m, "(p g b) ... -> g p b ...", g=halves, b=prompts) for m in out)
-        route = route and route.without_split()
+        route = route and route.without_split()  # from now on every path is a row of its own
 
         output = wide(output)
         guided = output[0] if negative is None else output[0] + guidance * (output[1] - output[0])
-        now = estimate(z, guided, t, prediction)  # one z becomes p of them at the split
-        z = step(t, after(t, steps), z, now, before, draw)
+        now = estimate(z, guided, t, prediction_type)  # one z becomes p of them at the split
+        z = step(t, next_timestep(t, steps), z, now, before, draw)
         before = t, now
         yield Denoised(i, t, z, m_pre[-1], m_post[-1])

@@ -54,7 +54,7 @@ def own_routes(model: EMoE) -> Tensor | None:
 
 def _hidden(weights: Weights, model: EMoE) -> EMoE:
     """The same networks with a hidden gate whose vectors are still to be captured."""
-    gate = hidden_gate(weights, model.prediction)
+    gate = hidden_gate(weights, model.prediction_type)
     return EMoE(model.unet, model.text, gate, model.split, downsampling=model.downsampling)
 
 
@@ -68,7 +68,7 @@ def _whole(weights: Weights, model: EMoE) -> dict[str, Any]:
         "split": model.split,
         "gate": type(model.gate).__name__.removesuffix("Gate").lower(),
         "top": getattr(model.gate, "top", model.gate.experts),
-        "prediction": model.prediction,
+        "prediction": model.prediction_type,
         "size": model.own_size,
         "dtype": str(model.dtype).removeprefix("torch."),
         "mixture": model.mixture,

@@ -49,7 +49,7 @@ class Explanation:
     map: Tensor  # (h, w) where in the picture the paths disagree, mean over the seeds
     shares: list[float]  # each path's part of eu
     weights: list[float] | None  # the route; None with the hidden gate
-    similarities: list[float] | None  # the logits behind it; None but for the prompt gate
+    similarities: list[float] | None  # to each expert's descriptors, -2 to 2: sums of two cosines; of the prompt gate
 
     reading: Reading
     mixture: str
@@ -135,8 +135,8 @@ def student(freedom: int) -> float:
 
 
 def _similarities(model: EMoE, prompt: str, negative: str) -> list[float] | None:
-    """The prompt gate's logits: how like the experts' descriptors the prompt is."""
+    """How like each expert's descriptors the prompt is: the prompt gate's logits before the temperature."""
     if not isinstance(model.gate, PromptGate):
         return None
     said = model.encode([negative]) if negative else None
-    return model.gate.logits(model.encode([prompt]), said)[0].tolist()
+    return (model.gate.temperature * model.gate.logits(model.encode([prompt]), said))[0].tolist()

@@ -22,7 +22,7 @@ def fingerprint(settings: object, *networks: nn.Module, gates: bool = True) -> s
         for name, tensor in network.state_dict().items():
             if not gates and is_gate(name):
                 continue
-            # from the first to the last, which is not a whole number of rows apart: from columns all over
+            # spread evenly from first to last; the stride is rarely whole rows, so they lie in many columns
             places = torch.arange(SAMPLE, device=tensor.device) * (tensor.numel() - 1) // (SAMPLE - 1)
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.flatten()[places].float().cpu().numpy().tobytes())

@@ -25,11 +25,11 @@ from emoe.whole import whole
 log = logging.getLogger("emoe")
 
 
-def gate_vectors(unet: UNet, text: TextEncoder, weights: Weights, prediction: str) -> None:
+def gate_vectors(unet: UNet, text: TextEncoder, weights: Weights, prediction_type: str) -> None:
     """Give a mixed UNet its gate vectors, in place: those on disk if they are this mixture's, else captured now."""
     path = _place(weights.path, unet.conv_in.weight.dtype)
     descriptors = _descriptors(weights)
-    settings = hidden_gate(weights, prediction).captured_from, unet.config, text.settings
+    settings = hidden_gate(weights, prediction_type).captured_from, unet.config, text.settings
     key = fingerprint(settings, unet, text.model, gates=False)
     if _read(path, key, unet):
         return
@@ -38,16 +38,16 @@ def gate_vectors(unet: UNet, text: TextEncoder, weights: Weights, prediction: st
         *(len(descriptors), STEPS, path),
     )
     with progress(len(descriptors) * STEPS, "step") as bar:
-        capture(unet, text, descriptors, prediction, watch=lambda expert, step: bar.update())
+        capture(unet, text, descriptors, prediction_type, watch=lambda expert, step: bar.update())
     _write(path, key, unet)
 
 
-def hidden_gate(weights: Weights, prediction: str) -> HiddenGate:
-    """A mixture's, which knows what decides on its vectors, beside the networks.
+def hidden_gate(weights: Weights, prediction_type: str) -> HiddenGate:
+    """The hidden gate, with the settings that its vectors are captured from.
 
-    That stands for them in the mixture's fingerprint: their last digits are those of the machine that captured them.
+    The mixture's fingerprint is made from these, not from the vectors, whose last digits differ between machines.
     """
-    captured_from = "captured", _descriptors(weights), SEED, STEPS, GUIDANCE, prediction
+    captured_from = "captured", _descriptors(weights), SEED, STEPS, GUIDANCE, prediction_type
     return HiddenGate(len(weights.experts), weights.top, captured_from)
 
 

@@ -55,7 +55,7 @@ class Recipe:
 
     @property
     def reading(self) -> Reading:
-        """Where the uncertainty is read: at the first step, from the images' noise, and `seeds` - 1 others."""
+        """Where the uncertainty is read: at the first step, from the image's noise and those of `seeds` - 1 more."""
         others = {key: getattr(self, key) for key in ("seed", "seeds", "size", "read_out", "estimator")}
         return Reading.of(self.steps, **others)
 

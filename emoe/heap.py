@@ -1,7 +1,7 @@
 """Memory that is freed stays with the process.
 
 By default glibc maps every large activation anew and gives it back after use, and the kernel zeroes each page again:
-a quarter of a score's time at SD1.5's size (`python bench/split.py`).
+a tenth to a third of a score's time at SD1.5's size, by machine (`python bench/split.py`).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from emoe.assemble import SPOKEN, STOCK, needs_stock, ready
+from emoe.assemble import SPOKEN, STOCK, needs_stock, prepare
 from emoe.checkpoint import civitai, hub, source
 from emoe.checkpoint.hashes import check_hashes, hashes
 from emoe.checkpoint.hub import HubFolder
@@ -30,7 +30,7 @@ def lock(weights: Weights, path: Path) -> Weights:
     path: of the copy's file, where its relative paths start. What is not here yet is downloaded. EmoeError names the
     source that cannot be had.
     """
-    ready(weights, torch.device("cpu"))  # refuses what a run would, and fetches a tokenizer, which is not hashed
+    prepare(weights, torch.device("cpu"))  # refuses what a run would, and fetches a tokenizer, which is not hashed
     fixed: dict[str, Any] = {key: text for key in (*MAIN, *PART) if (text := getattr(weights, key))}
     main = next(key for key in MAIN if key in fixed)
     with about(f"{weights.path}: {main}"):

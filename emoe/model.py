@@ -46,7 +46,7 @@ class Model:
         gate: Gate,
         split: str = "attn2",
         experts: Sequence[Expert] = (),
-        prediction: str = "epsilon",
+        prediction_type: str = "epsilon",
         load_vae: Callable[[], VAE] | None = None,
         downsampling: int = 8,
     ):
@@ -58,7 +58,7 @@ class Model:
         if split not in SPLITS[layers_of(unet)]:
             raise EmoeError(f"split is {split!r}, where nothing is mixed; choose one of {SPLITS[layers_of(unet)]}")
         self.unet, self.text, self.gate, self.split = unet, text, gate, split
-        self.experts, self.prediction, self._load_vae = tuple(experts), prediction, load_vae
+        self.experts, self.prediction_type, self._load_vae = tuple(experts), prediction_type, load_vae
         self.downsampling = downsampling
         self._too_long: set[str] = set()  # prompts that were warned of
         self._told_of_markup = False
@@ -92,7 +92,7 @@ class Model:
     @cached_property
     def vae_mark(self) -> str:
         """Eight digits that tell one VAE, and how its latents are read, from another."""
-        return fingerprint((self.vae.config, self.prediction), self.vae)
+        return fingerprint((self.vae.config, self.prediction_type), self.vae)
 
     def encode(self, prompts: Sequence[str]) -> TextStates:
         """The text states of b prompts, with a warning for what is not seen whole, or as other programs see it."""
@@ -119,7 +119,7 @@ class Model:
         where = self.split if split else None
         if weights is None:
             return HiddenRoute(halves * len(text.prompts), self.gate.experts, self.gate.top, where, halves)
-        return PromptRoute(weights.repeat(halves, 1), where, self.device, self.dtype)
+        return PromptRoute(weights, where, self.device, self.dtype, halves)
 
     @property
     def own_size(self) -> int:

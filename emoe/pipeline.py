@@ -91,9 +91,9 @@ class EMoE(Model):
         batch_size = self.batch_size(batch_size, SCORED)
         reading = self.at_own_size(reading)
         with enough_memory():
-            empty = scoring.of_empty(self, reading, _unzipped(pairs)[0])
+            m_empty = scoring.mid_of_empty(self, reading, _unzipped(pairs)[0])
             for start in range(0, len(pairs), batch_size):
-                yield scoring.score(self, *_unzipped(pairs[start : start + batch_size]), reading, empty)
+                yield scoring.score(self, *_unzipped(pairs[start : start + batch_size]), reading, m_empty)
 
     # Images ---------------------------------------------------------------------------------------------------------
 
@@ -148,11 +148,12 @@ class EMoE(Model):
         batch_size = self.batch_size(batch_size, DRAWN)
         recipe = self.at_own_size(recipe)
         with enough_memory():
-            _ = self.vae  # what cannot be had is missed before hours are spent
-            empty = None if recipe.mode == "mixture" else scoring.of_empty(self, recipe.reading, _unzipped(pairs)[0])
+            _ = self.vae  # loaded now, so that a missing one fails before hours are spent
+            scored = recipe.mode != "mixture"
+            m_empty = scoring.mid_of_empty(self, recipe.reading, _unzipped(pairs)[0]) if scored else None
             for start in range(0, len(pairs), batch_size):
                 some = _unzipped(pairs[start : start + batch_size])
-                yield from generating.generate(self, *some, recipe, watch, empty)
+                yield from generating.generate(self, *some, recipe, watch, m_empty)
 
     def batch_size(self, size: int | None, usual: int) -> int:
         """Prompts at a time: `size`, or where that is None, one on a CPU and `usual` elsewhere."""

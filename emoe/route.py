@@ -3,7 +3,8 @@
 A route is planned on the host before the network runs; a mixture only follows it, so nothing inside a layer
 waits for the device. Disentangling the experts is a route too: one-hot, over a batch that is M times longer.
 
-Axes: b samples, e experts (and, from the split on, paths p), g guidance halves, n tokens, c channels.
+Axes: b prompts (or samples: prompts times guidance halves g), e experts (from the split on, paths p), n tokens,
+c channels.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ class Work(NamedTuple):
 
     expert: int
     rows: slice | Tensor  # which rows of the batch it computes
-    weight: float | Tensor  # what its output counts there: a number, (rows, 1, 1) or (rows, n, 1)
+    weight: float | Tensor  # of its output, in the sum: a number, (rows, 1, 1) or (rows, n, 1)
 
 
 class Route(ABC):
     """The experts' work on a batch of `samples` rows, or of its `samples * experts` paths after the split.
 
-    A sample is a row before the split: under guidance, a prompt is two.
+    A sample is a row before the split: under guidance, a prompt is two, the negative half first. A batch of `samples`
+    rows has not split yet; `divide`, `split` and `match_paths` tell by it.
     `split` names the sub-layer at which samples become paths: "attn1", "attn2", "ff", or None for no split.
     """
 
@@ -44,9 +46,9 @@ class Route(ABC):
         return route
 
     def merged(self, matrices: Sequence[Tensor]) -> Tensor | None:
-        """The experts' `matrices` (c', c) as one per sample, (b, c', c), or one for all, (1, c', c).
+        """The experts' `matrices` (c', c) as one per prompt, (b, c', c), or one for all, (1, c', c).
 
-        None where weights differ within a sample, from token to token or from path to path.
+        None where weights differ within a prompt, from token to token or from path to path.
         """
         return None
 
@@ -69,8 +71,8 @@ class OneHot(Route):
 class PromptRoute(Route):
     """Weights that depend on the prompt alone, hence the same in every layer.
 
-    weights: (b, e) on the CPU, zero for the experts that a sample does not use.
-    device, dtype: the network's.
+    weights: one row a prompt, (b, e), on the CPU; zero for the experts that the prompt does not use.
+    device, dtype: the network's.  halves: 2 under guidance, whose halves share the prompt's route.
     """
 
     def __init__(
@@ -79,14 +81,18 @@ class PromptRoute(Route):
         split: str | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        halves: int = 1,
     ):
-        super().__init__(*weights.shape, split)
+        count, experts = weights.shape
+        super().__init__(halves * count, experts, split)
         self.weights = weights
-        # planned here, once: for matrices, for the samples, and for their paths
-        own = weights[:1] if (weights == weights[0]).all() else weights  # guidance halves go the same way
-        self.of_matrices = [(i, own[:, i].to(device, dtype)) for i in range(self.experts) if own[:, i].any()]
+        # planned once, so that no layer waits for the device: the matrices' weights, and the rows' before and after
+        # the split. Both halves and all paths of a prompt take its matrix; prompts with equal weights share one
+        distinct = weights[:1] if (weights == weights[0]).all() else weights
+        self.of_matrices = [(i, distinct[:, i].to(device, dtype)) for i in range(experts) if distinct[:, i].any()]
         self.of_samples, self.of_paths = (
-            work_of(w > 0, w[:, None].to(device, dtype)) for w in (weights, weights.repeat(self.experts, 1))
+            work_per_expert(rows > 0, rows[:, None].to(device, dtype))
+            for rows in (weights.repeat(halves, 1), weights.repeat(experts * halves, 1))
         )
 
     def divide(self, x: Tensor, gate: nn.Module | None = None) -> list[Work]:
@@ -99,8 +105,9 @@ class PromptRoute(Route):
 class HiddenRoute(Route):
     """Weights that every mixture takes from its own input (what SegMoE runs).
 
-    The `top` experts are chosen per sample, by their logits summed over the tokens; their weights differ from
-    token to token. The choice has to reach the host in every mixture: the price of this gate.
+    The `top` experts are chosen per prompt (after the split, per path), by their logits summed over tokens and
+    guidance halves; their weights differ from token to token. The choice has to reach the host in every mixture: the
+    price of this gate.
     """
 
     def __init__(self, samples: int, experts: int, top: int, split: str | None = None, halves: int = 1):
@@ -114,11 +121,11 @@ class HiddenRoute(Route):
         sums = reduce(logits, "(p g b) n e -> p b e", "sum", g=self.halves, b=prompts)
         chosen = repeat(largest(sums, self.top), "p b e -> (p g b) e", g=self.halves)
         weights = softmax_over(logits, chosen[:, None])
-        return work_of(chosen.cpu(), weights.to(x.dtype))
+        return work_per_expert(chosen.cpu(), weights.to(x.dtype))
 
 
-def work_of(chosen: Tensor, weights: Tensor) -> list[Work]:
-    """Of every expert that has any.
+def work_per_expert(chosen: Tensor, weights: Tensor) -> list[Work]:
+    """One `Work` for every expert that has rows.
 
     chosen: (rows, e) bool, on the CPU.  weights: (rows, n or 1, e), on any device.
     """
@@ -163,6 +170,6 @@ def split(x: Tensor, route: Route | None, layer: str) -> tuple[Tensor, Route | N
     return repeat(x, "b n c -> (e b) n c", e=route.experts), OneHot(route.samples, route.experts)
 
 
-def follow(t: Tensor, x: Tensor) -> Tensor:
+def match_paths(t: Tensor, x: Tensor) -> Tensor:
     """Repeat what is still one row a sample (text, time, residual, skip) so that it meets every path in `x`."""
     return t if len(t) == len(x) else repeat(t, "b ... -> (e b) ...", e=len(x) // len(t))

@@ -20,7 +20,7 @@ TRAIN_STEPS = 1000
 BARS = numpy.cumprod(1 - numpy.linspace(0.00085**0.5, 0.012**0.5, TRAIN_STEPS) ** 2).tolist()
 
 
-def draws(seed: int, shape: tuple[int, ...]) -> Iterator[Tensor]:
+def noises(seed: int, shape: tuple[int, ...]) -> Iterator[Tensor]:
     """One float32 draw after another, on the CPU whatever the device; the first is where a run starts.
 
     Every prompt and every path gets the same (common random numbers): what differs is then not the noise.
@@ -32,7 +32,7 @@ def draws(seed: int, shape: tuple[int, ...]) -> Iterator[Tensor]:
 
 def noise(seed: int, shape: tuple[int, ...]) -> Tensor:
     """Where the run of a seed starts."""
-    return next(draws(seed, shape))
+    return next(noises(seed, shape))
 
 
 def timesteps(steps: int) -> list[int]:
@@ -43,27 +43,28 @@ def timesteps(steps: int) -> list[int]:
     return [stride * i + 1 for i in reversed(range(steps))]
 
 
-def after(t: int, steps: int) -> int:
-    """Where the step at `t` of a run of `steps` leads; below 0 at its end."""
+def next_timestep(t: int, steps: int) -> int:
+    """The one that follows `t` in a run of `steps` steps; -1 after the last."""
     return t - TRAIN_STEPS // steps if t > 1 else -1
 
 
 class Estimate(NamedTuple):
-    """What the network makes of z: both parts, as either follows from the other."""
+    """The clean image and the noise that z is estimated to be made of; either follows from the other."""
 
     image: Tensor
     noise: Tensor
 
 
-def estimate(z: Tensor, output: Tensor, t: int, kind: str = "epsilon") -> Estimate:
-    """Read the network's output at timestep `t`: by kind the noise ("epsilon"), or a mix of noise and image ("v")."""
+def estimate(z: Tensor, output: Tensor, t: int, prediction_type: str = "epsilon") -> Estimate:
+    """Read the network's output at timestep `t`: the noise ("epsilon"), or a mix of noise and image ("v")."""
     a, s = BARS[t] ** 0.5, (1 - BARS[t]) ** 0.5
-    if kind == "v":
+    if prediction_type == "v":
         return Estimate(a * z - s * output, a * output + s * z)
     return Estimate((z - s * output) / a, output)
 
 
 # A step: (timestep, the one it leads to, z, the estimate now, what came before, how to draw noise) -> the next z.
+# All take the same arguments; each uses what it needs.
 Draw = Callable[[], Tensor]
 Before = tuple[int, Estimate] | None  # the step before: its timestep, its estimate
 Step = Callable[[int, int, Tensor, Estimate, Before, Draw], Tensor]
@@ -105,9 +106,6 @@ def dpm(t: int, to: int, z: Tensor, now: Estimate, before: Before, draw: Draw) -
     return ((1 - BARS[to]) / (1 - BARS[t])) ** 0.5 * z - BARS[to] ** 0.5 * math.expm1(-h) * image
 
 
-SCHEDULERS: dict[str, Step] = {"ddim": ddim, "ddpm": ddpm, "dpm++": dpm}
-
-
 def _betas(t: int, to: int) -> tuple[float, float, float]:
     """The bars at both ends of a step, and the noise that it takes away."""
     bar, bar_to = BARS[t], BARS[to] if to >= 0 else 1.0
@@ -116,3 +114,6 @@ def _betas(t: int, to: int) -> tuple[float, float, float]:
 
 def _half_log_snr(t: int) -> float:
     return 0.5 * math.log(BARS[t] / (1 - BARS[t]))
+
+
+SCHEDULERS: dict[str, Step] = {"ddim": ddim, "ddpm": ddpm, "dpm++": dpm}

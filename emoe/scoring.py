@@ -16,22 +16,24 @@ from emoe.model import Model
 from emoe.route import Route
 from emoe.scores import Reading, Scores
 from emoe.text import TextStates
-from emoe.uncertainty import measure, paths
+from emoe.uncertainty import by_path, measure
 
 
 @torch.inference_mode()
 def score(
-    model: Model, prompts: list[str], negatives: list[str], reading: Reading, empty: Tensor | None = None
+    model: Model, prompts: list[str], negatives: list[str], reading: Reading, m_empty: Tensor | None = None
 ) -> Scores:
     """All of them at once. The reading has a size.
 
-    empty: `of_empty` of a longer list; None where the estimator takes none, or to compute it here.
+    m_empty: what `mid_of_empty` returned for the whole list, so that batches share it; None computes it here.
     """
     text = model.encode(prompts)  # (b, 77, c)
     negative = model.encode(negatives) if any(negatives) else None
     route = model.route(text, negative)
-    m = middle(model, text, route, reading)
-    found = measure(m, of_empty(model, reading, prompts) if empty is None else empty)  # (s, e, b, c, h, w) -> (b,)
+    m = mid_activations(model, text, route, reading)
+    if m_empty is None:
+        m_empty = mid_of_empty(model, reading, prompts)
+    found = measure(m, m_empty)  # (s, e, b, c, h, w) -> (b,)
     for values in (found.eu, found.uncertainty):
         check_finite(prompts, values, model.dtype)
     return Scores(
@@ -51,28 +53,28 @@ def score(
     )
 
 
-def middle(model: Model, text: TextStates, route: Route, reading: Reading) -> Tensor:
-    """What every path shows at the mid-block, (s, e, b, c, h, w), under every seed."""
+def mid_activations(model: Model, text: TextStates, route: Route, reading: Reading) -> Tensor:
+    """Every path's activation where the reading says (after or before the mid-block), (s, e, b, c, h, w)."""
     states, t = text.states.to(model.dtype), torch.tensor([reading.timestep], device=model.device)
     m = []
     for seed in range(reading.seed, reading.seed + reading.seeds):
         z = model.noise(seed, reading.size).to(model.dtype)  # the same for every prompt
         out = model.unet(z.expand(len(states), -1, -1, -1), t, states, route, stop_at_mid=True)
-        m.append(paths(out.m_post if reading.read_out == "post" else out.m_pre, model.gate.experts))
+        m.append(by_path(out.m_post if reading.read_out == "post" else out.m_pre, model.gate.experts))
     return torch.stack(m)
 
 
 @torch.inference_mode()
-def of_empty(model: Model, reading: Reading, prompts: Sequence[str]) -> Tensor | None:
-    """The same of the empty prompt, (s, e, 1, c, h, w), for an estimator that holds the prompts against it; else None.
+def mid_of_empty(model: Model, reading: Reading, prompts: Sequence[str]) -> Tensor | None:
+    """The empty prompt's activation, (s, e, 1, c, h, w), which "eu-over-answer" needs; None for "eu".
 
-    EmoeError if one of them is empty, too.
+    EmoeError if one of the prompts is empty, too.
     """
     if reading.estimator != "eu-over-answer":
         return None
     check_not_empty(model, prompts)
     text = model.encode([""])
-    return middle(model, text, model.route(text, None), reading)
+    return mid_activations(model, text, model.route(text, None), reading)
 
 
 def check_not_empty(model: Model, prompts: Sequence[str]) -> None:

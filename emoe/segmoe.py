@@ -20,7 +20,7 @@ from emoe.moe import layers_of
 from emoe.whole import check_new, whole
 
 
-def completed(weights: Weights, base: Checkpoint) -> Weights:
+def with_saved_settings(weights: Weights, base: Checkpoint) -> Weights:
     """The description with experts, layers, gate and top. EmoeError for what is no such mixture."""
     if base.kind.name != SEGMOE:
         raise EmoeError(
@@ -51,7 +51,7 @@ def save_segmoe(model: Model, folder: Path, base: str, dtype: torch.dtype = torc
     with whole(folder) as new:
         new.mkdir()
         told = {"segmoe_config": _segmoe_config(model, base)}
-        save_pipeline(new, model.unet, vae, model.text, model.prediction, dtype, **told)
+        save_pipeline(new, model.unet, vae, model.text, model.prediction_type, dtype, **told)
 
 
 def _segmoe_config(model: Model, base: str) -> dict[str, Any]:

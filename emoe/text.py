@@ -21,6 +21,11 @@ class TextStates(NamedTuple):
     content: Tensor  # (b, n) bool: the content tokens and the first end token
     truncated: list[bool]  # whose end did not fit into the n tokens
 
+    @property
+    def empty(self) -> Tensor:
+        """(b,) bool: the prompts that say nothing, whose content is the end token alone."""
+        return self.content.sum(dim=1) == 1
+
 
 class TextEncoder:
     """A tokenizer and a text encoder, which stays in float32 so that no route depends on the network's dtype."""

@@ -26,15 +26,15 @@ class Disagreement(NamedTuple):
     map: Tensor  # (b, h, w) the variance averaged over channels only
 
 
-def paths(m: Tensor, experts: int) -> Tensor:
+def by_path(m: Tensor, experts: int) -> Tensor:
     """What a split forward returned, (e·b, c, h, w), by expert: (e, b, c, h, w)."""
     return rearrange(m, "(e b) c h w -> e b c h w", e=experts)
 
 
-def measure(m: Tensor, empty: Tensor | None = None) -> Disagreement:
-    """Population variance over the paths of the mid-block's activation `m` (s, e, b, c, h, w).
+def measure(m: Tensor, m_empty: Tensor | None = None) -> Disagreement:
+    """The disagreement of paths: from the mid-block's activation `m` (s, e, b, c, h, w), variance over e.
 
-    empty: (s, e, 1, c, h, w), the same of the empty prompt: then `uncertainty` is eu over the prompt's `answer`.
+    m_empty: (s, e, 1, c, h, w), the same of the empty prompt: then `uncertainty` is eu over the prompt's `answer`.
 
     With several seeds the law of total variance separates what the experts do not know (the mean over seeds of
     the variance over paths) from what the starting noise decides (the variance over seeds of the mean path).
@@ -45,10 +45,10 @@ def measure(m: Tensor, empty: Tensor | None = None) -> Disagreement:
 
     eu_by_seed = variance.mean(dim=(2, 3, 4)).T  # (b, s)
     eu, d_mid = eu_by_seed.mean(dim=1), variance[0, 0].numel()
-    if empty is None:
+    if m_empty is None:
         uncertainty, by_seed = d_mid**0.5 * eu, d_mid**0.5 * eu_by_seed
     else:
-        answered = answer(m, empty)  # (b, s)
+        answered = answer(m, m_empty)  # (b, s)
         uncertainty, by_seed = eu / answered.mean(dim=1), eu_by_seed / answered
     power = mean_path.square().mean(dim=(0, 2, 3, 4))
     aleatoric = population_variance(mean_path, dim=0).mean(dim=(1, 2, 3))
@@ -65,16 +65,16 @@ def measure(m: Tensor, empty: Tensor | None = None) -> Disagreement:
     )
 
 
-def answer(m: Tensor, empty: Tensor) -> Tensor:
-    """How much a prompt changes at the mid-block: the mean square of the paths' mean minus that of the empty prompt.
+def answer(m: Tensor, m_empty: Tensor) -> Tensor:
+    """How far a prompt moves the mid-block: mean((paths' mean - paths' mean of the empty prompt)^2), (b, s), eu's unit.
 
-    m: (s, e, b, c, h, w).  empty: (s, e, 1, c, h, w), the same of the empty prompt.  Returns (b, s), in eu's unit.
-    Experts that have never met a prompt hardly answer it, so eu over this rises where either says so. Ours, not the
-    paper's.
+    m: (s, e, b, c, h, w).  m_empty: (s, e, 1, c, h, w), the same of the empty prompt, by its own route, not the
+    prompt's.  Experts hardly react to a prompt unlike all they were trained on, so eu / answer is high where they
+    disagree and where they barely react. Ours, not the paper's.
     """
-    return (wide(m).mean(dim=1) - wide(empty).mean(dim=1)).square().mean(dim=(2, 3, 4)).T
+    return (wide(m).mean(dim=1) - wide(m_empty).mean(dim=1)).square().mean(dim=(2, 3, 4)).T
 
 
 def population_variance(x: Tensor, dim: int) -> Tensor:
     """Over an axis of paths, or seeds (Eq. 8 divides by M, not M - 1); where they agree it is exactly 0."""
-    return (x - x.narrow(dim, 0, 1)).var(dim=dim, correction=0)  # variance does not mind the shift
+    return (x - x.narrow(dim, 0, 1)).var(dim=dim, correction=0)  # shifting changes no variance

@@ -10,7 +10,7 @@ from conftest import uniform_model
 from coverage_parts.baselines import CALIBRATED, calibration, saturated, unheard
 from torch import Tensor
 
-from emoe.schedule import BARS, after, noise, posterior_mean, posterior_sigma
+from emoe.schedule import BARS, next_timestep, noise, posterior_mean, posterior_sigma
 from emoe.study import baselines
 from emoe.study.baselines import BASELINES, GATED, classifier_error, paide
 from emoe.study.observe import Observed, observe
@@ -38,10 +38,10 @@ def test_what_is_observed_is_what_is_scored(model, seen):
 
 def test_the_observed_step_is_the_runs_first(model, seen):
     from emoe import Recipe
-    from emoe.generating import steps
+    from emoe.generating import denoising_steps
 
     recipe = Recipe("emoe", size=model.unet.config.sample_size * 8)
-    first = next(steps(model, PROMPTS, [""] * len(PROMPTS), recipe))
+    first = next(denoising_steps(model, PROMPTS, [""] * len(PROMPTS), recipe))
     after = baselines.next_latents(seen)
     assert torch.allclose(after, first.latents, atol=1e-4)
     assert torch.allclose(seen.m_post, first.m_post, atol=1e-4)
@@ -56,7 +56,7 @@ def test_the_coefficients_of_the_first_step(seen):
         (25, 961, -0.249, -0.448, 0.597),
         (50, 981, -0.123, -0.233, 0.455),
     ):
-        here = seen._replace(timestep=timestep, to=after(timestep, steps))
+        here = seen._replace(timestep=timestep, to=next_timestep(timestep, steps))
         both = _with_noise(here, here.now.noise), _with_noise(here, here.now.noise + 1)
         less, more = (baselines.next_latents(s) for s in both)
         assert (more - less).mean().item() == pytest.approx(c_ddim, abs=6e-4)
@@ -207,7 +207,7 @@ def test_the_classifiers_error(model, seen):
 
 
 def test_a_v_predicting_base_is_read_as_one(base, experts, text):
-    model = uniform_model(base, experts, text, prediction="v")
+    model = uniform_model(base, experts, text, prediction_type="v")
     found = observe(model, model.encode(PROMPTS[:1]), model.noise(0))
     bar = BARS[961]
     again = bar**0.5 * found.now.image + (1 - bar) ** 0.5 * found.now.noise

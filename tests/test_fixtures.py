@@ -130,7 +130,7 @@ def test_clip_tokenizer_is_the_published_one():
 def test_segmoe_draws_what_we_draw_from_its_own_folder():
     """SegMoE sums a choice over the whole batch: with one prompt, over both guidance halves, as we do."""
     from emoe import Recipe
-    from emoe.generating import steps
+    from emoe.generating import denoising_steps
 
     folder = FIXTURES / "segmoe-tiny"
     theirs = segmoe_twin(folder)
@@ -141,5 +141,5 @@ def test_segmoe_draws_what_we_draw_from_its_own_folder():
         generator=torch.Generator().manual_seed(0),
     ).images  # fmt: skip
     model = EMoE.from_weights(parse_weights({"segmoe": str(folder)}, Path("weights.toml")))
-    *_, last = steps(model, ["a red bus"], ["blurry"], Recipe("mixture", "ddpm", size=128))
+    *_, last = denoising_steps(model, ["a red bus"], ["blurry"], Recipe("mixture", "ddpm", size=128))
     assert close(last.latents[0], expected) < 1e-3

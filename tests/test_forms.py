@@ -125,4 +125,4 @@ def test_v_prediction_hints(states, tmp_path, hint):
         forms.safetensors(source, state)
     if hint == "sidecar":
         (tmp_path / "a.yaml").write_text('model:\n  params:\n    parameterization: "v"\n')
-    assert open_checkpoint(str(source)).prediction == ("epsilon" if hint == "none" else "v")
+    assert open_checkpoint(str(source)).prediction_type == ("epsilon" if hint == "none" else "v")

@@ -11,10 +11,10 @@ from twins import scheduler_twin, unet_twin, vae_twin
 from emoe import EMoE, EmoeError, Recipe
 from emoe.denoise import denoise
 from emoe.gate import HiddenGate, PromptGate, UniformGate
-from emoe.generating import _above, steps
+from emoe.generating import _above, denoising_steps
 from emoe.images import to_images
 from emoe.moe import mixtures
-from emoe.schedule import SCHEDULERS, draws
+from emoe.schedule import SCHEDULERS, noises
 from emoe.uncertainty import measure
 
 PROMPTS, BLURRY = ["a red bus", "punainen bussi"], "blurry"
@@ -33,7 +33,7 @@ def drawer(base, experts, text) -> EMoE:
 
 def latents(model: EMoE, prompts: list[str], negative: str = "", **told) -> torch.Tensor:
     """(p, b, 4, h, w), after the last step."""
-    *_, last = steps(model, prompts, [negative] * len(prompts), Recipe(**{**FEW, **told}))
+    *_, last = denoising_steps(model, prompts, [negative] * len(prompts), Recipe(**{**FEW, **told}))
     return last.latents
 
 
@@ -162,7 +162,7 @@ def test_guidance_is_worked_out_in_float32():
             return noise.to(dtype), m, m
 
         unet.conv_in = torch.nn.Conv2d(4, 4, 1, dtype=dtype)
-        *_, last = denoise(unet, draws(0, (1, 4, 8, 8)), text, text, None, steps=3)
+        *_, last = denoise(unet, noises(0, (1, 4, 8, 8)), text, text, None, steps=3)
         return last.latents
 
     assert torch.equal(run(torch.bfloat16), run(torch.float32))
@@ -178,12 +178,12 @@ def test_the_loop_is_diffusers(name):
 
     unet.conv_in = torch.nn.Conv2d(4, 4, 1)
     runs = [(scheduler_twin(name, "epsilon", 5), torch.Generator().manual_seed(0)) for _ in range(2)]
-    z = [torch.randn(1, 4, 8, 8, generator=noises) for _, noises in runs]
-    for step in denoise(unet, draws(0, (1, 4, 8, 8)), text, negative, None, scheduler=name, steps=5, guidance=3.0):
+    z = [torch.randn(1, 4, 8, 8, generator=generator) for _, generator in runs]
+    for step in denoise(unet, noises(0, (1, 4, 8, 8)), text, negative, None, scheduler=name, steps=5, guidance=3.0):
         assert torch.allclose(step.m_post[0], torch.cat(z), rtol=1e-3, atol=1e-4)  # of the conditional half
-        for i, (scheduler, noises) in enumerate(runs):
+        for i, (scheduler, generator) in enumerate(runs):
             without, told = (unet(z[i], None, states[i : i + 1], None)[0] for states in (negative, text))
-            more = {} if name == "dpm++" else {"generator": noises}
+            more = {} if name == "dpm++" else {"generator": generator}
             z[i] = scheduler.step(without + 3 * (told - without), step.timestep, z[i], **more).prev_sample
         assert torch.allclose(step.latents[0], torch.cat(z), rtol=1e-3, atol=1e-4)
 
@@ -234,7 +234,7 @@ def test_a_halt_by_the_other_estimator(drawer):
 
 def test_the_paths_of_the_first_step_have_the_uncertainty_of_the_score(drawer):
     """Algorithm 1 reads it there; `generate` asks `score`, which does not run the way up."""
-    first = next(steps(drawer, PROMPTS, ["", ""], Recipe(**FEW)))
+    first = next(denoising_steps(drawer, PROMPTS, ["", ""], Recipe(**FEW)))
     assert first.latents.shape == (4, 2, 4, 16, 16)
     assert torch.allclose(measure(first.m_post[None]).eu, drawer.score(PROMPTS, **FEW).eu, rtol=1e-4)
     assert torch.allclose(measure(first.m_pre[None]).eu, drawer.score(PROMPTS, read_out="pre", **FEW).eu, rtol=1e-4)
@@ -251,7 +251,7 @@ def test_each_path_is_a_separate_run(base, experts, text, scheduler, gated):
     assert len({tuple(path.flatten().tolist()) for path in found}) == 4
     for i in range(4):
         unet = of_expert(model.unet, "attn2", i)
-        run = steps(EMoE(unet, text, gate), PROMPTS, [BLURRY] * 2, Recipe("mixture", scheduler, **told))
+        run = denoising_steps(EMoE(unet, text, gate), PROMPTS, [BLURRY] * 2, Recipe("mixture", scheduler, **told))
         next(run)
         for mixture, whole in zip(mixtures(unet).values(), mixtures(model.unet).values(), strict=True):
             mixture.experts = whole.experts
@@ -294,16 +294,16 @@ def test_settings_matter(drawer):
 def test_v_prediction_is_another_run(base, experts, text):
     model = model_of(base, experts, text, UniformGate(4))
     plain = latents(model, ["a"])
-    model.prediction = "v"
+    model.prediction_type = "v"
     assert close(latents(model, ["a"]), plain) > 1e-3
 
 
 def test_the_vaes_mark_is_of_the_vae_and_of_how_latents_are_read(model):
-    def mark(seed: int = 0, prediction: str = "epsilon") -> str:
-        told = {"prediction": prediction, "load_vae": lambda: random_vae(seed=seed)}
+    def mark(seed: int = 0, prediction_type: str = "epsilon") -> str:
+        told = {"prediction_type": prediction_type, "load_vae": lambda: random_vae(seed=seed)}
         return EMoE(model.unet, model.text, model.gate, **told).vae_mark
 
-    assert len({mark(), mark(seed=1), mark(prediction="v")}) == 3
+    assert len({mark(), mark(seed=1), mark(prediction_type="v")}) == 3
     assert mark() == mark()
 
 

@@ -16,10 +16,10 @@ from emoe import EMoE, EmoeError, Recipe, gate_vectors
 from emoe.capture import capture
 from emoe.config import Expert, Weights, read_weights
 from emoe.gate import HiddenGate
-from emoe.generating import steps
+from emoe.generating import denoising_steps
 from emoe.moe import is_gate, mixtures
 from emoe.route import PromptRoute
-from emoe.schedule import draws, timesteps
+from emoe.schedule import noises, timesteps
 from emoe.segmoe import save_segmoe
 from emoe.shipped import SHIPPED
 
@@ -77,7 +77,7 @@ def test_vectors_are_the_mean_inputs_of_the_last_step(base, experts, text, kind)
     ts = timesteps(3)
     for i, (positive, negative) in enumerate(DESCRIPTORS):
         seen, hooks = watched(unet)
-        z, scheduler = next(draws(0, (1, 4, 16, 16))), scheduler_twin("ddim", kind, 3)
+        z, scheduler = next(noises(0, (1, 4, 16, 16))), scheduler_twin("ddim", kind, 3)
         states = text([negative, positive]).states
         for t in ts:
             route = PromptRoute(torch.eye(2)[[i, i]])
@@ -122,7 +122,7 @@ def test_the_vectors_are_captured_once_and_kept_beside_the_weights(toml, caplog)
     path.rename(toml_of_others.with_suffix(KEPT))
     for other, changed in ((toml_of_others, True), (toml, False)):  # the same every time
         caplog.clear()
-        gate_vectors.gate_vectors(again.unet, again.text, read_weights(other), again.prediction)
+        gate_vectors.gate_vectors(again.unet, again.text, read_weights(other), again.prediction_type)
         assert "capturing" in caplog.text
         found = again.unet.state_dict()
         assert all(torch.equal(found[name], vector) for name, vector in kept.items()) is not changed
@@ -147,8 +147,8 @@ def test_vectors_of_another_prediction_are_captured_again(base, experts, text, t
     unet, seen = mixture_of(base, experts[:2], gated=True), []
     monkeypatch.setattr(gate_vectors, "capture", lambda *told, **_: seen.append(told[3]))
     told = Weights(tmp_path / "weights.toml", "base", tuple(Expert("x", *texts) for texts in DESCRIPTORS))
-    for prediction in ("epsilon", "epsilon", "v", "v", "epsilon"):
-        gate_vectors.gate_vectors(unet, text, told, prediction)
+    for prediction_type in ("epsilon", "epsilon", "v", "v", "epsilon"):
+        gate_vectors.gate_vectors(unet, text, told, prediction_type)
     assert seen == ["epsilon", "v", "epsilon"]
 
 
@@ -254,7 +254,7 @@ def test_segmoe_draws_the_same_from_what_was_built(toml, folder):
         "a red bus", negative_prompt="blurry", num_inference_steps=10, height=128, width=128, output_type="latent",
         generator=torch.Generator().manual_seed(0),
     ).images  # fmt: skip
-    *_, last = steps(ours, ["a red bus"], ["blurry"], Recipe("mixture", "ddpm", steps=10, size=128))
+    *_, last = denoising_steps(ours, ["a red bus"], ["blurry"], Recipe("mixture", "ddpm", steps=10, size=128))
     assert close(last.latents[0], expected) < 1e-3
 
 
@@ -272,7 +272,7 @@ def test_what_segmoe_saves_is_read_here(toml, folder, tmp_path):
         "a red bus", num_inference_steps=5, height=128, width=128, output_type="latent",
         generator=torch.Generator().manual_seed(0),
     ).images  # fmt: skip
-    *_, last = steps(ours, ["a red bus"], [""], Recipe("mixture", "ddpm", steps=5, size=128))
+    *_, last = denoising_steps(ours, ["a red bus"], [""], Recipe("mixture", "ddpm", steps=5, size=128))
     assert close(last.latents[0], expected) < 1e-3
 
 

@@ -346,7 +346,7 @@ SIDECARS = {
 def test_sidecars(unet, tmp_path, text):
     path = forms.safetensors(tmp_path / "a.safetensors", unet)
     path.with_suffix(".yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert open_checkpoint(str(path)).prediction == SIDECARS[text]
+    assert open_checkpoint(str(path)).prediction_type == SIDECARS[text]
 
 
 def test_a_sidecar_that_is_a_folder(unet, tmp_path, capsys):

@@ -191,7 +191,7 @@ def test_what_the_base_predicts_and_where_paths_part(states, tmp_path, monkeypat
     for more, split in (('split = "ff"', "ff"), ("", "attn2"), ('layers = "ff"', "ff")):
         toml = weights(tmp_path, paths[0], *paths, extra=f'gate = "hidden"\n{more}')
         found = assemble(read_weights(toml), *CPU)
-        assert (found.prediction, found.split, told.pop()) == ("v", split, "v")
+        assert (found.prediction_type, found.split, told.pop()) == ("v", split, "v")
 
 
 def test_sha256_is_enforced(states, tmp_path):

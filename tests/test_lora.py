@@ -19,7 +19,7 @@ from twins import unet_twin
 from emoe import EMoE
 from emoe.assemble import assemble
 from emoe.checkpoint import civitai
-from emoe.checkpoint.load_unet import brought, load_unet
+from emoe.checkpoint.load_unet import load_unet, mixed_shapes
 from emoe.checkpoint.lora import with_loras
 from emoe.checkpoint.open import open_checkpoint
 from emoe.checkpoint.open_lora import open_lora
@@ -85,7 +85,8 @@ def test_beside_diffusers(states, tmp_path, spelling):
 
     ours = load_unet(with_loras(checkpoint, [(open_lora(str(path)), 0.7)]), dtype=torch.float32).state_dict()
     apart = [
-        (theirs.get_submodule(layer).weight - ours[f"{layer}.weight"]).abs().max() for layer in brought(dense, "all")
+        (theirs.get_submodule(layer).weight - ours[f"{layer}.weight"]).abs().max()
+        for layer in mixed_shapes(dense, "all")
     ]
     assert max(apart) < 1e-6
     assert not torch.allclose(ours[f"{ATTN}.to_q.weight"], dense.state_dict()[f"{ATTN}.to_q.weight"], atol=1e-3)
@@ -170,7 +171,7 @@ def test_beside_what_diffusers_and_peft_save(states, files, tmp_path, writer, by
         expected = {name.replace(".base_layer", ""): tensor for name, tensor in theirs.state_dict().items()}
 
     ours = load_unet(with_loras(checkpoint, [(open_lora(str(tmp_path / "saved")), 1.0)]), dtype=torch.float32)
-    for layer in brought(dense, "all"):
+    for layer in mixed_shapes(dense, "all"):
         assert torch.allclose(ours.get_submodule(layer).weight, expected[f"{layer}.weight"], atol=1e-5), layer
 
 

@@ -13,7 +13,7 @@ from emoe.moe import Mixture, mix, mixed_layers, mixtures, origin
 from emoe.moe.mixture import LinearMixture
 from emoe.pipeline import EMoE
 from emoe.route import HiddenRoute, OneHot, PromptRoute, choose
-from emoe.uncertainty import measure, paths
+from emoe.uncertainty import by_path, measure
 from emoe.unet import UNet
 
 PROMPTS = ["a red bus", "", "punainen bussi", "a cat on a mat, oil painting"]
@@ -189,7 +189,7 @@ def test_paths_are_separate_runs(base, experts, split, gated):
     for i in range(4):
         run = of_expert(unet, split, i)(x, t, states, route(None))
         for name in ("prediction", "m_pre", "m_post"):
-            assert close(paths(getattr(found, name), 4)[i], getattr(run, name)) < 1e-5, (name, i)
+            assert close(by_path(getattr(found, name), 4)[i], getattr(run, name)) < 1e-5, (name, i)
 
 
 @torch.inference_mode()

@@ -151,7 +151,7 @@ def test_every_form_holds_the_same_weights(write, tmp_path):
     torch.nn.init.normal_(network.conv_out.weight)
     source = write(network, tmp_path / "expert")
     checkpoint = open_checkpoint(str(tmp_path / source), parts=())
-    assert checkpoint.prediction == "v"
+    assert checkpoint.prediction_type == "v"
     checkpoint.parts["unet"].config |= {"norm_num_groups": 8, "attention_head_dim": 2, "sample_size": 16}
     loaded = load_unet(checkpoint, dtype=torch.float32)
     for name, tensor in network.state_dict().items():

@@ -5,7 +5,7 @@ import math
 import numpy
 import torch
 
-from emoe.uncertainty import answer, measure, paths
+from emoe.uncertainty import answer, by_path, measure
 
 
 def test_against_numpy():
@@ -69,4 +69,4 @@ def test_a_small_variance_around_a_large_mean_survives():
 
 def test_paths_are_path_major():
     m = torch.arange(6.0).reshape(6, 1, 1, 1)
-    assert paths(m, 3)[..., 0, 0, 0].tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert by_path(m, 3)[..., 0, 0, 0].tolist() == [[0, 1], [2, 3], [4, 5]]

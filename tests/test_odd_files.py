@@ -124,11 +124,11 @@ def test_the_settings_of_a_whole_clip(folder):
 
 @pytest.mark.parametrize("there", ["repo", "repo/unet", "repo/unet/diffusion_pytorch_model.safetensors"])
 def test_a_scheduler_counts_wherever_it_is_looked_from(folder, caplog, there):
-    assert open_checkpoint(str(folder.parent / there)).prediction == "epsilon"
+    assert open_checkpoint(str(folder.parent / there)).prediction_type == "epsilon"
     assert not caplog.records
     change(folder / "scheduler" / "scheduler_config.json", prediction_type="v_prediction", beta_schedule="linear")
     found = open_checkpoint(str(folder.parent / there))
-    assert (found.prediction, found.schedule) == ("v", ["beta_schedule 'linear'"])
+    assert (found.prediction_type, found.schedule) == ("v", ["beta_schedule 'linear'"])
     assert "trained on another noise schedule (beta_schedule 'linear') than SD1.5's" in caplog.text
 
 
@@ -144,7 +144,7 @@ def test_a_scheduler_counts_wherever_it_is_looked_from(folder, caplog, there):
 def test_what_no_scheduler_of_sd1_says(folder, caplog, settings, told):
     change(folder / "scheduler" / "scheduler_config.json", **settings)
     found = open_checkpoint(str(folder))
-    assert (found.prediction, found.schedule) == ("epsilon", [told] if told else [])
+    assert (found.prediction_type, found.schedule) == ("epsilon", [told] if told else [])
     assert not told or f"another noise schedule ({told})" in caplog.text
 
 
@@ -152,7 +152,7 @@ def test_zero_terminal_snr_is_told(states, tmp_path, caplog, run):
     path = forms.safetensors(
         tmp_path / "a.safetensors", states[0] | {"ztsnr": torch.zeros(0), "v_pred": torch.zeros(0)}
     )
-    assert open_checkpoint(str(path)).prediction == "v"
+    assert open_checkpoint(str(path)).prediction_type == "v"
     folder = tmp_path / "repo" / "unet"
     forms.safetensors(folder / "diffusion_pytorch_model.safetensors", forms.unet(states[0]) | {"ztsnr": torch.zeros(0)})
     change(folder.parent / "scheduler" / "scheduler_config.json", beta_schedule="linear")
@@ -175,7 +175,7 @@ def test_zero_terminal_snr_is_told(states, tmp_path, caplog, run):
 def test_configs_beside_a_file(states, tmp_path, name, text, v):
     path = forms.safetensors(tmp_path / "a.safetensors", states[0])
     (tmp_path / name).write_text(text)
-    assert (open_checkpoint(str(path)).prediction == "v") == v
+    assert (open_checkpoint(str(path)).prediction_type == "v") == v
 
 
 def test_other_weights_come_last(states, folder):

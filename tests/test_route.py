@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from emoe.route import HiddenRoute, PromptRoute, choose, follow, largest, split, work_of
+from emoe.route import HiddenRoute, PromptRoute, choose, largest, match_paths, split, work_per_expert
 
 
 def test_choose_is_a_softmax_over_the_largest():
@@ -28,10 +28,10 @@ def test_all_of_them_is_a_softmax():
 def test_the_work_covers_every_weight_once():
     weights = choose(torch.randn(6, 4), 2)
     found = torch.zeros_like(weights)
-    for work in work_of(weights > 0, weights[:, None]):
+    for work in work_per_expert(weights > 0, weights[:, None]):
         found[work.rows, work.expert] += work.weight[:, 0, 0]
     assert torch.equal(found, weights)
-    assert work_of(torch.ones(2, 1, dtype=torch.bool), torch.ones(2, 1, 1))[0].rows == slice(None)
+    assert work_per_expert(torch.ones(2, 1, dtype=torch.bool), torch.ones(2, 1, 1))[0].rows == slice(None)
 
 
 def test_both_guidance_halves_make_one_choice():
@@ -64,5 +64,5 @@ def test_the_split_happens_once_and_where_it_is_said():
 
 def test_follow_repeats_samples_for_their_paths():
     t = torch.tensor([[1.0], [2.0]])
-    assert follow(t, torch.zeros(6, 1)).flatten().tolist() == [1, 2, 1, 2, 1, 2]
-    assert follow(t, torch.zeros(2, 9)) is t
+    assert match_paths(t, torch.zeros(6, 1)).flatten().tolist() == [1, 2, 1, 2, 1, 2]
+    assert match_paths(t, torch.zeros(2, 9)) is t

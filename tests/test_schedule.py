@@ -5,7 +5,7 @@ import torch
 from twins import scheduler_twin
 
 from emoe.errors import EmoeError
-from emoe.schedule import BARS, SCHEDULERS, after, draws, estimate, noise, timesteps
+from emoe.schedule import BARS, SCHEDULERS, estimate, next_timestep, noise, noises, timesteps
 
 
 def test_the_published_noise_levels():
@@ -44,7 +44,7 @@ def test_noise_belongs_to_its_seed():
 
 
 def test_draws_begin_with_the_noise_and_repeat():
-    once, again = draws(3, (1, 4, 2, 2)), draws(3, (1, 4, 2, 2))
+    once, again = noises(3, (1, 4, 2, 2)), noises(3, (1, 4, 2, 2))
     first = next(once)
     assert torch.equal(first, noise(3, (1, 4, 2, 2)))
     assert torch.equal(first, next(again))
@@ -70,11 +70,11 @@ def test_steps_equal_diffusers(name, kind, steps):
     def network(z):
         return torch.einsum("oc, bchw -> bohw", mix, z).tanh()
 
-    ours, before, noises = draws(0, (1, 4, 8, 8)), None, torch.Generator().manual_seed(0)
-    z, expected = next(ours), torch.randn(1, 4, 8, 8, generator=noises)
-    more = {} if name == "dpm++" else {"generator": noises}
+    ours, before, generator = noises(0, (1, 4, 8, 8)), None, torch.Generator().manual_seed(0)
+    z, expected = next(ours), torch.randn(1, 4, 8, 8, generator=generator)
+    more = {} if name == "dpm++" else {"generator": generator}
     for t in ts:
         expected = scheduler.step(network(expected), t, expected, **more).prev_sample
         now = estimate(z, network(z), t, kind)
-        z, before = SCHEDULERS[name](t, after(t, steps), z, now, before, lambda: next(ours)), (t, now)
+        z, before = SCHEDULERS[name](t, next_timestep(t, steps), z, now, before, lambda: next(ours)), (t, now)
         assert torch.allclose(z, expected, rtol=1e-4, atol=1e-5 if steps < 100 else 1e-4)  # rounding adds up

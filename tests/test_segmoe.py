@@ -13,7 +13,7 @@ from conftest import close
 
 from emoe import EMoE, Recipe
 from emoe.checkpoint.save import INDEX, SCHEDULER
-from emoe.generating import steps
+from emoe.generating import denoising_steps
 from emoe.tokenizer import clip_tokenizer
 
 DESCRIPTORS = [("photo", "drawing"), ("anime girl", "photo"), ("oil painting", "blurry")]
@@ -61,5 +61,5 @@ def test_what_segmoe_builds_and_saves_draws_the_same_here(tmp_path, layers, top)
         "a red bus", negative_prompt="blurry", num_inference_steps=10, height=128, width=128, output_type="latent",
         generator=torch.Generator().manual_seed(0),
     ).images  # fmt: skip
-    *_, last = steps(ours, ["a red bus"], ["blurry"], Recipe("mixture", "ddpm", steps=10, size=128))
+    *_, last = denoising_steps(ours, ["a red bus"], ["blurry"], Recipe("mixture", "ddpm", steps=10, size=128))
     assert close(last.latents[0], expected) < 1e-4

@@ -14,11 +14,11 @@ import torch
 from conftest import score
 from PIL import Image
 
-from emoe.generating import steps
+from emoe.generating import denoising_steps
 from emoe.generations import Recipe
 from emoe.records import RecordFile
 from emoe.scores import Reading
-from emoe.scoring import middle
+from emoe.scoring import mid_activations
 from emoe.study.ablations import fewer
 from emoe.study.alignment import load_clip
 from emoe.study.cost import cost, counted
@@ -235,7 +235,7 @@ def test_a_run_is_looked_at_from_its_first_step_on(model):
     assert torch.allclose(first, model.score(prompts, negatives, steps=3).uncertainty, rtol=1e-4)
     assert not torch.allclose(first, second, rtol=0.1)
     after = along(model, prompts, negatives, recipe, "latent")["latent"]
-    latents = next(steps(model, prompts, negatives, recipe)).latents
+    latents = next(denoising_steps(model, prompts, negatives, recipe)).latents
     assert torch.allclose(after, latents[0, 0].numel() ** 0.5 * latents.var(dim=0, correction=0).mean(dim=(1, 2, 3)))
 
 
@@ -259,7 +259,7 @@ def test_fewer_paths_are_those_of_the_score(model):
     assert list(found)[-1] == "experts 2 3 4"
     assert len(found) == 6 + 4
     text = model.encode(prompts)
-    m = middle(model, text, model.route(text, model.encode(negatives)), reading)
+    m = mid_activations(model, text, model.route(text, model.encode(negatives)), reading)
     for name, u in found.items():
         chosen = [int(i) - 1 for i in name.split()[1:]]
         some = m[:, chosen].double()

@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 from emoe.device import wide
 from emoe.model import Model
 from emoe.text import TextStates
-from emoe.uncertainty import paths, population_variance
+from emoe.uncertainty import by_path, population_variance
 
 
 class Trunk(NamedTuple):
@@ -34,7 +34,7 @@ def look(model: Model, text: TextStates, z: Tensor, timestep: int) -> Trunk:
     z = z.expand(len(text.prompts), -1, -1, -1).to(model.dtype)
     t = torch.tensor([timestep], device=model.device)
     out = model.unet(z, t, text.states.to(model.dtype), model.route(text, None), stop_at_mid=True)
-    return Trunk(*(wide(paths(m, model.gate.experts)) for m in (out.m_pre, out.m_post)))
+    return Trunk(*(wide(by_path(m, model.gate.experts)) for m in (out.m_pre, out.m_post)))
 
 
 def parts(m: Tensor, empty: Tensor) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from emoe import EMoE, Recipe
 from emoe.config import read_weights
-from emoe.generating import steps
+from emoe.generating import denoising_steps
 from emoe.images import to_images
 from emoe.miniature.train.data import captions
 from emoe.miniature.world import Mention, Scene, World
@@ -194,7 +194,7 @@ class Family:
             recipe = model.at_own_size(Recipe("emoe", steps=self.steps))
             for batch in _batches(self.asks(split, group, specs)):
                 row = {}
-                for step in steps(model, [ask.prompt for ask in batch], [""] * len(batch), recipe):
+                for step in denoising_steps(model, [ask.prompt for ask in batch], [""] * len(batch), recipe):
                     row |= _numbers(step.timestep, step.m_post)
                 found.append(row)
             return _joined(found)
@@ -206,7 +206,7 @@ def _run(model: Model, prompts: list[str], count: int, at: Sequence[int]) -> tup
     """An ordinary run of `count` steps: the latents that it ends on, and the number at some of its steps."""
     text, row, ts = model.encode(prompts), {}, timesteps(count)
     recipe = model.at_own_size(Recipe("mixture", steps=count))
-    for step in steps(model, prompts, [""] * len(prompts), recipe):
+    for step in denoising_steps(model, prompts, [""] * len(prompts), recipe):
         ahead = ts[step.index + 1] if step.index + 1 < count else None
         if ahead in at:
             row |= _numbers(ahead, look(model, text, step.latents[0], ahead).m_post)

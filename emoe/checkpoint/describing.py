@@ -11,7 +11,7 @@ from emoe.checkpoint.architecture import tells_all
 from emoe.checkpoint.contents import PARTS
 from emoe.checkpoint.detect import LORA, SEGMOE
 from emoe.checkpoint.hashes import file_sha256
-from emoe.checkpoint.load_unet import brought, load_unet
+from emoe.checkpoint.load_unet import load_unet, mixed_shapes
 from emoe.checkpoint.load_vae import load_vae
 from emoe.checkpoint.mixture import saved_mixture
 from emoe.checkpoint.open import examine
@@ -62,7 +62,7 @@ def _checkpoint(found: Checkpoint) -> dict[str, Any]:
     return {
         "refused": refused,
         "unet_names": found.naming if "unet" in found.parts else None,
-        "prediction": found.prediction if "unet" in found.parts else None,
+        "prediction": found.prediction_type if "unet" in found.parts else None,
         "parts": parts,
         "schedule": found.schedule,
         "segmoe": mixture._asdict() if mixture else None,
@@ -74,7 +74,7 @@ def _checkpoint(found: Checkpoint) -> dict[str, Any]:
 def _lora(source: str) -> dict[str, Any]:
     """What a LoRA changes in SD1.5, and how much of that takes part in a mixture."""
     with torch.device("meta"):
-        mixed = brought(UNet(), "all")
+        mixed = mixed_shapes(UNet(), "all")
     told: dict[str, Any] = {"layers": 0, "mixed": 0, "ranks": [], "text_encoder_tensors": 0}
 
     def look() -> None:

@@ -48,10 +48,10 @@ def load_mixture(base: Checkpoint, experts: Sequence[Checkpoint], layers: str, g
         if checkpoint.kind.name == SEGMOE:
             raise EmoeError(f"{checkpoint.source} is a SegMoE mixture already; name it under `segmoe`, alone")
         check(checkpoint.parts["unet"], unet, "SD1.5's" if checkpoint is base else "the base's")
-        if checkpoint.prediction != base.prediction:  # another training target, so another meaning of the features
+        if checkpoint.prediction_type != base.prediction_type:  # then features mean something else
             log.warning(
                 "%s predicts %s, the base %s; where they disagree may say more of that than of the prompt",
-                *(checkpoint.source, checkpoint.prediction, base.prediction),
+                *(checkpoint.source, checkpoint.prediction_type, base.prediction_type),
             )
     mix(unet, len(experts), layers, gated)
     sources, vectors = {}, {}
@@ -91,7 +91,7 @@ def check(part: Part, unet: UNet, whose: str = "SD1.5's") -> None:
                 raise EmoeError(f"{part.where}: its UNet has {theirs} {name}, {whose} has {ours}; they do not mix")
 
 
-def brought(unet: UNet, layers: str) -> dict[str, tuple[int, ...]]:
+def mixed_shapes(unet: UNet, layers: str) -> dict[str, tuple[int, ...]]:
     """The layers that an expert brings to a mixture in this dense UNet, and the shapes of their weights."""
     heads = tuple(f"{name}." for name in mixed_layers(unet, layers))
     weights = {name: shape for name, shape in shapes_of(unet).items() if name.endswith(".weight")}

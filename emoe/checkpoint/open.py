@@ -133,7 +133,7 @@ def _add_files(found: Checkpoint, folder: Folder, names: Mapping[str, str]) -> N
     config = layout.config(folder) if layout.is_part(first) else {}
     _add(found, {inner: folder.path(name) for inner, name in names.items()}, PARTS, found.source, config)
     if layout.sidecar_says_v(folder, first):
-        found.prediction = "v"
+        found.prediction_type = "v"
     if layout.is_part(first) and (above := folder.above("unet")):
         _read_pipeline(found, above)
 
@@ -156,7 +156,7 @@ def _read_pipeline(found: Checkpoint, folder: Folder) -> None:
     prediction, odd = layout.schedule(folder)
     found.schedule += odd
     if prediction == "v_prediction":
-        found.prediction = "v"
+        found.prediction_type = "v"
 
 
 def _add(
@@ -178,7 +178,7 @@ def _add(
         found.kind, found.naming = identify(entries), contents.naming
         hints = (file.metadata.get("modelspec.prediction_type", "") for file in files)
         if "v_pred" in entries or any(hint.startswith("v") for hint in hints):
-            found.prediction = "v"
+            found.prediction_type = "v"
         if "ztsnr" in entries:
             found.schedule.append("zero terminal SNR")
     found.files += files

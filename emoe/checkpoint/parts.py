@@ -90,7 +90,7 @@ class Checkpoint:
     parts: dict[str, Part] = field(default_factory=dict)  # "unet", "vae", "text_encoder", as far as there; or "lora"
     dropped: Counter[str] = field(default_factory=Counter)  # tensors that no forward needs, by what they are
     unknown: list[str] = field(default_factory=list)
-    prediction: str = "epsilon"  # or "v", where the file says so
+    prediction_type: str = "epsilon"  # or "v", where the file says so
     schedule: list[str] = field(default_factory=list)  # what it says of another noise schedule than SD1.5's
 
     def release(self) -> None:

@@ -44,7 +44,7 @@ def save_pipeline(
     unet: UNet,
     vae: VAE,
     text: TextEncoder,
-    prediction: str = "epsilon",
+    prediction_type: str = "epsilon",
     dtype: torch.dtype = torch.float16,
     **unet_settings: Any,
 ) -> None:
@@ -53,7 +53,7 @@ def save_pipeline(
     save(vae, folder / "vae", _vae_config(vae), dtype)
     save(text.model, folder / "text_encoder", text.model.config.to_dict(), dtype, "model.safetensors")
     text.tokenizer.save_pretrained(folder / "tokenizer")
-    kind = {"prediction_type": "v_prediction" if prediction == "v" else "epsilon"}
+    kind = {"prediction_type": "v_prediction" if prediction_type == "v" else "epsilon"}
     save_json(SCHEDULER | kind, folder / "scheduler" / "scheduler_config.json")
     save_json(INDEX, folder / "model_index.json")
 

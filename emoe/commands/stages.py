@@ -19,7 +19,7 @@ from emoe.pipeline import DRAWN, SCORED, EMoE
 from emoe.progress import progress
 from emoe.records import Record, RecordFile
 from emoe.scores import Reading
-from emoe.scoring import of_empty
+from emoe.scoring import mid_of_empty
 from emoe.study import ablations
 from emoe.study.alignment import Clip, open_truth, ssim
 from emoe.study.baselines import BASELINES, GATED, classifier_error
@@ -105,7 +105,7 @@ class Stages:
     def fewer(self) -> dict[str, list[Record]]:
         """What `ablations.fewer` sees, by the experts whose paths count."""
 
-        empty = of_empty(self.model, self.reading, texts_of(self.rows)[0])
+        empty = mid_of_empty(self.model, self.reading, texts_of(self.rows)[0])
 
         def compute(start: int, rows: list[Record]) -> Iterator[Record]:
             yield from _ways(ablations.SUBSETS, ablations.fewer(self.model, *texts_of(rows), self.reading, empty))

@@ -17,4 +17,5 @@ class HiddenGate:
         self.settings = (experts, top, *captured_from)  # what tells two gates apart
 
     def __call__(self, prompt: TextStates, negative: TextStates | None = None) -> None:
-        """No weights before the layers are run."""
+        """None: the weights depend on every layer's input, see `HiddenRoute`."""
+        return None

@@ -5,7 +5,6 @@ Axes: b prompts, e experts, n tokens (77), c channels of the text encoder.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -36,12 +35,11 @@ class PromptGate:
     def logits(self, prompt: TextStates, negative: TextStates | None = None) -> Tensor:
         """[phi(prompt)·phi(positive_i) + phi(negative prompt)·phi(negative_i)] / temperature, (b, e).
 
-        A negative prompt that is empty contributes nothing.
+        A negative prompt that says nothing contributes nothing.
         """
         logits = phi(prompt) @ self.positive.T
         if negative is not None:
-            said = torch.tensor([bool(text.strip()) for text in negative.prompts], device=logits.device)
-            logits = logits + said[:, None] * (phi(negative) @ self.negative.T)
+            logits = logits + ~negative.empty[:, None] * (phi(negative) @ self.negative.T)
         return logits / self.temperature
 
     def __call__(self, prompt: TextStates, negative: TextStates | None = None) -> Tensor:

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from emoe.errors import EmoeError
 from emoe.gate import UniformGate
-from emoe.generating import steps
+from emoe.generating import denoising_steps
 from emoe.generations import Recipe
 from emoe.moe import SPLITS, layers_of
 from emoe.pipeline import EMoE
 from emoe.schedule import timesteps
 from emoe.scores import ESTIMATORS, READ_OUTS, Reading
-from emoe.scoring import middle
+from emoe.scoring import mid_activations
 from emoe.uncertainty import measure
 
 READINGS = ("size", "timestep", "read-out", "estimator", "split", "gate")  # at the cost of a score
@@ -91,7 +91,7 @@ def along(model: EMoE, prompts: list[str], negatives: list[str], recipe: Recipe,
     step leaves of every path (guided), or "run", at the mid-block of steps from the first to the last.
     """
     found = {}
-    for step in steps(model, prompts, negatives, recipe):
+    for step in denoising_steps(model, prompts, negatives, recipe):
         if name == "latent":
             return {"latent": measure(step.latents[None]).uncertainty}
         if step.timestep in looks(recipe.steps):
@@ -107,10 +107,10 @@ def fewer(
     """The uncertainty, (b,) each, of fewer paths of the same forward: without each expert in turn, and of each pair.
 
     The mixture and its gate stay, so this is about whose paths are compared: one expert alone may make the number.
-    empty: `of_empty` of the list.
+    empty: `mid_of_empty` of the list.
     """
     text = model.encode(prompts)
-    m = middle(model, text, model.route(text, model.encode(negatives) if any(negatives) else None), reading)
+    m = mid_activations(model, text, model.route(text, model.encode(negatives) if any(negatives) else None), reading)
     count = m.shape[1]
     sizes = sorted({size for size in (2 if count <= FEW else 0, count - 1) if 2 <= size < count})
     found = {}
@@ -127,6 +127,6 @@ def _with(model: EMoE, gate: UniformGate | None = None, split: str | None = None
         model.text,
         gate or model.gate,
         split or model.split,
-        prediction=model.prediction,
+        prediction_type=model.prediction_type,
         downsampling=model.downsampling,
     )

@@ -75,7 +75,7 @@ def squared_distances(x: Tensor) -> Tensor:
 
 
 def answered(seen: Observed) -> Tensor:
-    """(b,): how much the prompt changes; the empty prompt goes by its route here, by its own in a score."""
+    """(b,): how far the prompt moves the mid-block, as "eu-over-answer" takes it."""
     return answer(seen.m_post[None], seen.m_empty[None])[:, 0]
 
 
@@ -111,7 +111,7 @@ def spread(logits: Tensor) -> Tensor:
 
 BASELINES: dict[str, Baseline] = {
     "Var(m_pre)": lambda seen: variance(seen.m_pre),
-    "Var(m_post)": lambda seen: variance(seen.m_post),  # the paper's
+    "Var(m_post)": lambda seen: variance(seen.m_post),  # the paper's; the hidden gate chooses for both halves here
     "Var(z)": lambda seen: variance(next_latents(seen)),  # guided; ranks as Var(noise) does
     "Var(noise)": lambda seen: variance(seen.unguided.noise),
     **{f"PaiDE {name}": _paide(name, False) for name in ("KL", "Bhattacharyya", "W2")},
@@ -141,5 +141,5 @@ def classifier_error(model: Model, text: TextStates, seen: Observed, timestep: i
     z = (bar**0.5 * image + (1 - bar) ** 0.5 * fresh).to(model.dtype)
     t = torch.tensor([timestep], device=model.device)
     out = model.unet(z, t, text.states.to(model.dtype), model.route(text, None, split=False))
-    found = estimate(z, out.prediction, timestep, model.prediction).noise
+    found = estimate(z, out.prediction, timestep, model.prediction_type).noise
     return (found.float() - fresh).square().mean(dim=(1, 2, 3))

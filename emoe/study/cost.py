@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from emoe.generating import steps
+from emoe.generating import denoising_steps
 from emoe.generations import Recipe
 from emoe.pipeline import EMoE
 from emoe.scores import Reading
-from emoe.scoring import of_empty, score
+from emoe.scoring import mid_of_empty, score
 
 Row = dict[str, Any]
 
@@ -29,7 +29,7 @@ def cost(model: EMoE, prompt: str, reading: Reading, recipe: Recipe, kept: float
     kept: bytes of a score's record.
     """
     one_seed = replace(reading, seeds=1)
-    empty = of_empty(model, one_seed, [prompt])  # once a list
+    empty = mid_of_empty(model, one_seed, [prompt])  # once a list
     one = counted(lambda: score(model, [prompt], [""], one_seed, empty)) * reading.seeds
     mixture = recipe.steps * _step(model, prompt, replace(recipe, mode="mixture", steps=1))
     first = _step(model, prompt, replace(recipe, mode="emoe", steps=1))
@@ -41,7 +41,7 @@ def cost(model: EMoE, prompt: str, reading: Reading, recipe: Recipe, kept: float
 
 
 def _step(model: EMoE, prompt: str, recipe: Recipe) -> float:
-    return counted(lambda: list(steps(model, [prompt], [""], recipe)))
+    return counted(lambda: list(denoising_steps(model, [prompt], [""], recipe)))
 
 
 def counted(run: Callable[[], object]) -> float:

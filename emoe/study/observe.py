@@ -14,8 +14,9 @@ from torch import Tensor
 from emoe.device import wide
 from emoe.gate import PromptGate, phi
 from emoe.model import Model
-from emoe.schedule import Estimate, after, estimate
+from emoe.schedule import Estimate, estimate, next_timestep
 from emoe.text import TextStates
+from emoe.uncertainty import by_path
 
 
 class Observed(NamedTuple):
@@ -23,7 +24,7 @@ class Observed(NamedTuple):
 
     m_pre: Tensor  # (e, b, c, h/8, w/8), conditional half
     m_post: Tensor
-    m_empty: Tensor  # m_post of the negative half, which has the empty prompt
+    m_empty: Tensor  # (e, 1, c, h/8, w/8) m_post of the empty prompt, by its own route
     z: Tensor  # (b, 4, h, w) where the paths start
     now: Estimate  # (e, b, 4, h, w) what each path makes of z, guided: image and noise
     unguided: Estimate  # the same, conditional half alone
@@ -39,13 +40,16 @@ class Observed(NamedTuple):
 def observe(
     model: Model, text: TextStates, z: Tensor, timestep: int = 961, steps: int = 25, guidance: float = 7.5
 ) -> Observed:
-    """steps: of the run that the timestep is one of. The negative prompt is empty."""
-    count = len(text.prompts)
+    """z: (1, 4, h, w).  steps: of the run that the timestep is one of. The negative prompt is empty."""
+    count, empty = len(text.prompts), model.encode([""])
+    t = torch.tensor([timestep], device=model.device)
+    of_empty = model.unet(
+        z.to(model.dtype), t, empty.states.to(model.dtype), model.route(empty, None), stop_at_mid=True
+    )
+
     z = z.expand(count, -1, -1, -1)
     rows = repeat(z, "b ... -> (g b) ...", g=2).to(model.dtype)
-    empty = model.encode([""]).states.expand(count, -1, -1)
-    states = torch.cat([empty, text.states]).to(model.dtype)
-    t = torch.tensor([timestep], device=model.device)
+    states = torch.cat([empty.states.expand(count, -1, -1), text.states]).to(model.dtype)
     out = model.unet(rows, t, states, model.route(text, None, halves=2))
 
     output, m_pre, m_post = (
@@ -55,12 +59,12 @@ def observe(
     return Observed(
         m_pre=m_pre[1],
         m_post=m_post[1],
-        m_empty=m_post[0],
+        m_empty=wide(by_path(of_empty.m_post, model.gate.experts)),
         z=z,
-        now=estimate(z, guided, timestep, model.prediction),
-        unguided=estimate(z, output[1], timestep, model.prediction),
+        now=estimate(z, guided, timestep, model.prediction_type),
+        unguided=estimate(z, output[1], timestep, model.prediction_type),
         timestep=timestep,
-        to=after(timestep, steps),
+        to=next_timestep(timestep, steps),
         logits=model.gate.logits(text) if isinstance(model.gate, PromptGate) else None,
         weights=model.gate(text),
         direction=phi(text),

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from emoe.route import Route, follow, split
+from emoe.route import Route, match_paths, split
 from emoe.unet.config import UNetConfig
 
 
@@ -36,7 +36,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor, route: Route | None = None) -> Tensor:
         q, k, v = self.to_q(x, route), self.to_k(context, route), self.to_v(context, route)
-        k, v = follow(k, q), follow(v, q)
+        k, v = match_paths(k, q), match_paths(v, q)
         q, k, v = (rearrange(t, "b n (h d) -> b h n d", h=self.heads) for t in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v)
         return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
@@ -90,7 +90,7 @@ class TransformerBlock(nn.Module):
         x = x + self.attn1(y, y, here)
 
         x, here = split(x, route, "attn2")  # the paper's split: CA_i, one per expert
-        x = x + self.attn2(self.norm2(x), text if here is route else follow(text, x), here)
+        x = x + self.attn2(self.norm2(x), text if here is route else match_paths(text, x), here)
 
         x, here = split(x, route, "ff")
         return x + self.ff(self.norm3(x), here)
@@ -112,4 +112,4 @@ class Transformer2D(nn.Module):
         for block in self.transformer_blocks:
             y = block(y, text, route)
         y = self.proj_out(rearrange(y, "b (h w) c -> b c h w", h=h, w=w))
-        return follow(x, y) + y
+        return match_paths(x, y) + y

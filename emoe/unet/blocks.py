@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emoe.route import Route, follow
+from emoe.route import Route, match_paths
 from emoe.unet.attention import Transformer2D
 from emoe.unet.config import UNetConfig
 
@@ -48,7 +48,7 @@ class Resnet(nn.Module):
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         """x (b, c, h, w), temb (b, 4c) -> (b, channels, h, w)."""
         y = self.conv1(F.silu(self.norm1(x)))
-        y = y + follow(self.time_emb_proj(F.silu(temb)), y)[:, :, None, None]
+        y = y + match_paths(self.time_emb_proj(F.silu(temb)), y)[:, :, None, None]
         y = self.conv2(F.silu(self.norm2(y)))
         return y + (self.conv_shortcut(x) if self.conv_shortcut else x)
 
@@ -135,7 +135,7 @@ class UpBlock(nn.Module):
     def forward(self, x: Tensor, skips: list[Tensor], temb: Tensor, text: Tensor, route: Route | None = None) -> Tensor:
         """Takes its skips from the end of the list."""
         for resnet, attention in zip(self.resnets, self.attentions, strict=True):
-            x = torch.cat([x, follow(skips.pop(), x)], dim=1)
+            x = torch.cat([x, match_paths(skips.pop(), x)], dim=1)
             x = attention(resnet(x, temb), text, route)
         for upsample in self.upsamplers:
             x = upsample(x)

@@ -14,7 +14,7 @@ from emoe.miniature import GUIDANCE
 from emoe.miniature.languages import caption
 from emoe.miniature.render import SIDE
 from emoe.miniature.world import Mention, World
-from emoe.schedule import draws
+from emoe.schedule import noises
 from emoe.text import TextEncoder
 from emoe.unet import UNet
 from emoe.vae import VAE
@@ -27,10 +27,10 @@ def save_samples(unet: UNet, vae: VAE, text: TextEncoder, world: World, path: Pa
     scenes = world.scenes(numpy.random.default_rng(seed))
     told = [caption(next(scenes), Mention("English", True, True, True, i % 2 == 0)) for i in range(ROWS * COLUMNS)]
     side = unet.config.sample_size
-    noises = draws(seed, (1, unet.config.latent_channels, side, side))
+    drawn = noises(seed, (1, unet.config.latent_channels, side, side))
     nothing = text([""] * len(told)).states
     with torch.inference_mode():
-        *_, last = denoise(unet, noises, text(told).states, nothing, None, guidance=GUIDANCE, prediction="v")
+        *_, last = denoise(unet, drawn, text(told).states, nothing, None, guidance=GUIDANCE, prediction_type="v")
     sheet = Image.new("RGB", (SIDE * COLUMNS, SIDE * ROWS))
     for i, image in enumerate(to_images(vae, last.latents[0])):
         sheet.paste(image, (SIDE * (i % COLUMNS), SIDE * (i // COLUMNS)))

@@ -37,7 +37,7 @@ def ship(
     experts: Mapping[str, UNet],
 ) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    save_pipeline(folder / "base", base, vae, text, prediction="v")
+    save_pipeline(folder / "base", base, vae, text, prediction_type="v")
     save_json(clip.config.to_dict(), folder / "clip" / "config.json")
     shown = {name: t for name, t in clip.state_dict().items() if not name.startswith(TEXT)}  # the base has the rest
     save_file(_half(shown), folder / "clip" / "model.safetensors")
