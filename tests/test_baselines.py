@@ -34,6 +34,8 @@ def test_what_is_observed_is_what_is_scored(model, seen):
     text, z = model.encode(PROMPTS), model.noise(0).expand(5, -1, -1, -1)
     noises = model.unet(z, torch.tensor([961]), text.states, model.route(text, None)).prediction.reshape(4, 5, -1)
     assert torch.allclose(BASELINES["Var(noise)"](seen), baselines.variance(noises), rtol=1e-4)  # without guidance
+    over = model.score(PROMPTS, batch_size=5, estimator="eu-over-answer")
+    assert torch.allclose(-BASELINES["silence"](seen), over.eu / over.uncertainty, rtol=1e-3)
 
 
 def test_the_observed_step_is_the_runs_first(model, seen):

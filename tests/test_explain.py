@@ -96,7 +96,7 @@ def test_the_parts_of_the_number(model, found):
     assert {i for i, weight in enumerate(found.weights) if weight} == set(top)
 
 
-def test_a_negative_prompt_counts_everywhere(model):
+def test_a_negative_prompt_counts_everywhere(model, monkeypatch):
     """In the variants, in the whole prompt's numbers, and in the similarities."""
     found = explain(model, "a bus", "blurry photo", READING)
     runs = [model.score(["a bus", "bus"], "blurry photo", seed=seed, size=64) for seed in (3, 4, 5)]
@@ -106,6 +106,8 @@ def test_a_negative_prompt_counts_everywhere(model):
     assert found.eu == pytest.approx(torch.stack([run.eu[0] for run in runs]).mean().item(), rel=1e-4)
     logits = model.gate.logits(model.encode(["a bus"]), model.encode(["blurry photo"]))[0]
     assert found.similarities == pytest.approx(logits.tolist())
+    monkeypatch.setattr(model.gate, "temperature", 0.1)
+    assert explain(model, "a bus", "blurry photo", READING).similarities == pytest.approx(logits.tolist(), rel=1e-4)
 
 
 def test_what_cannot_be_explained(model):

@@ -205,16 +205,17 @@ def test_m_rows_equal_m_runs(base, experts):
 
 @pytest.mark.parametrize("samples", [1, 2, 3])
 @pytest.mark.parametrize("paths", [1, 4])
-def test_summing_the_matrices_first_is_the_mixture(base, experts, samples, paths, monkeypatch):
-    """And where all samples go the same way, they have one matrix, as in a dense layer."""
+@pytest.mark.parametrize("halves", [1, 2])
+def test_summing_the_matrices_first_is_the_mixture(base, experts, samples, paths, halves, monkeypatch):
+    """One matrix a prompt, for both guidance halves; one in all, as in a dense layer, where all go the same way."""
     layer = mixtures(mixture_of(base, experts))["down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"]
     assert isinstance(layer, LinearMixture)
-    x = torch.randn(paths * samples, 5, 64, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(paths * halves * samples, 5, 64, generator=torch.Generator().manual_seed(1))
     weights = choose(torch.randn(samples, 4, generator=torch.Generator().manual_seed(2)), 2)
     bmm, products = torch.bmm, []
     monkeypatch.setattr(torch, "bmm", lambda a, b: products.append(len(b)) or bmm(a, b))
     for own in (weights, weights[:1].expand(samples, -1)):  # a route each, or one for all
-        route, matrices = PromptRoute(own, "attn2"), len(own.unique(dim=0))
+        route, matrices = PromptRoute(own, "attn2", halves=halves), len(own.unique(dim=0))
         expected = Mixture.forward(layer, x, route)
         hooks = [e.register_forward_hook(lambda *_: pytest.fail("an expert was run alone")) for e in layer.experts]
         assert close(layer(x, route), expected) < 1e-6

@@ -61,12 +61,12 @@ def test_phi_is_the_mean_without_the_start_at_unit_length(text):
 
 def test_logits(text):
     gate = PromptGate(text(POSITIVE), text(NEGATIVE), top=2, temperature=0.5)
-    prompt, negative = text(["a red bus", "b"]), text(["blurry", " \n"])
+    prompt, negative = text(["a red bus", "b", "b"]), text(["blurry", " \n", "<|endoftext|>"])
     positive_part = phi(prompt) @ phi(text(POSITIVE)).T
     negative_part = phi(negative) @ phi(text(NEGATIVE)).T
     assert torch.allclose(gate.logits(prompt), positive_part / 0.5)
     assert torch.allclose(PromptGate(text(POSITIVE), text(NEGATIVE), top=2).logits(prompt), positive_part)
-    expected = torch.stack([positive_part[0] + negative_part[0], positive_part[1]]) / 0.5  # an empty one adds nothing
+    expected = torch.stack([positive_part[0] + negative_part[0], *positive_part[1:]]) / 0.5  # an empty one adds nothing
     assert torch.allclose(gate.logits(prompt, negative), expected)
 
 
