@@ -11,11 +11,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from emoe.choices import GATES, LAYERS, SPLITS
 from emoe.errors import EmoeError, shown
-from emoe.moe import LAYERS, SPLITS
 from emoe.shipped import SHIPPED, meant
 
-GATES = ("prompt", "uniform", "hidden")
 HASH, NO_HASH = re.compile(r"[0-9a-fA-F]{64}"), "must be 64 hexadecimal digits; `emoe inspect` prints it"
 LONGEST = 2**17  # characters; 64 experts with long descriptors take half of that
 # A key of many parts, of which ours have one: tomllib takes the square of their number, or worse.

@@ -40,7 +40,9 @@ def describe(source: str, device: str = "auto", dtype: str = "auto") -> dict[str
         for expert, route in zip(experts, _rounded(routes), strict=True):
             expert["own_route"] = route
     told = {"source": str(weights.path), "kind": "a mixture", "refused": None} | _whole(weights, model)
-    told |= {"gate": "hidden", "top": weights.top, "mixture": _hidden(weights, model).mixture} if captures else {}
+    if captures:
+        captured = model.variant(hidden_gate(weights, model.prediction_type))  # but for the vectors
+        told |= {"gate": "hidden", "top": weights.top, "mixture": captured.mixture}
     return told | {"experts": experts}
 
 
@@ -50,12 +52,6 @@ def own_routes(model: EMoE) -> Tensor | None:
         return None
     positive, negative = ([getattr(expert, key) for expert in model.experts] for key in ("positive", "negative"))
     return model.gate(model.text(positive), model.text(negative))
-
-
-def _hidden(weights: Weights, model: EMoE) -> EMoE:
-    """The same networks with a hidden gate whose vectors are still to be captured."""
-    gate = hidden_gate(weights, model.prediction_type)
-    return EMoE(model.unet, model.text, gate, model.split, downsampling=model.downsampling)
 
 
 def _whole(weights: Weights, model: EMoE) -> dict[str, Any]:

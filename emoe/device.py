@@ -10,13 +10,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from emoe import choices
 from emoe.errors import EmoeError
 
 log = logging.getLogger("emoe")
 
 DEVICES = ("cpu", "cuda", "mps")
 OUT_OF_MEMORY = re.compile("allocate memory|out of memory|ALLOC_FAILED")  # CPU, MPS, CUDA's libraries
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = {name: getattr(torch, name) for name in choices.DTYPES}
 
 
 def choose_device(

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from emoe.atomic import make_folder
 from emoe.errors import EmoeError
 from emoe.generations import Generation
-from emoe.images import check_ours, contact_sheet, draw_map, is_ours, is_whole, open_small, save_png
-from emoe.whole import make_folder
+from emoe.images import draw_map
+from emoe.png import check_ours, is_ours, is_whole, save_png
+from emoe.sheet import contact_sheet, open_small
 
 RECORDS = "generations.jsonl"
 OURS = re.compile(r"\d{5}-.+\.png|\..+\.(part|lock)")  # what a run that was stopped early may leave without a record

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from emoe.atomic import atomic
 from emoe.capture import GUIDANCE, SEED, STEPS, capture
 from emoe.checkpoint.remembered import cache_folder
 from emoe.config import Weights
@@ -20,7 +21,6 @@ from emoe.progress import progress
 from emoe.shipped import SHIPPED
 from emoe.text import TextEncoder
 from emoe.unet import UNet
-from emoe.whole import whole
 
 log = logging.getLogger("emoe")
 
@@ -85,7 +85,7 @@ def _write(path: Path, key: str, unet: UNet) -> None:
         raise EmoeError("the gate vectors are not finite; use dtype float32, or other checkpoints")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as new:
+        with atomic(path) as new:
             save_file(vectors, new, {"mixture": key})
     except (EmoeError, OSError) as error:
         log.warning("%s; the gate vectors will be captured again next time", error)

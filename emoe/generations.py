@@ -6,18 +6,13 @@ from dataclasses import asdict, dataclass, fields
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from emoe.choices import MODES, SCHEDULERS
 from emoe.errors import EmoeError
-from emoe.schedule import SCHEDULERS
 from emoe.scores import Reading, Scores
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MODES = {
-    "emoe": "one image per expert's path, and their uncertainty",
-    "fast": "one image, and the paths' uncertainty before it",
-    "mixture": "one image",
-}
 OF_THE_NUMBER = ("seeds", "max_uncertainty", "read_out", "estimator")  # of a recipe, how it is measured and used
 MEASURED = ("eu", "uncertainty", "relative", "aleatoric", "by_seed", "weights", "truncated")  # of a score, in a record
 
@@ -26,7 +21,7 @@ MEASURED = ("eu", "uncertainty", "relative", "aleatoric", "by_seed", "weights", 
 class Recipe:
     """How images are made. Equal recipes, mixtures and VAEs make equal images."""
 
-    mode: str = "emoe"  # one of MODES
+    mode: str = "emoe"  # or "fast", "mixture": see `emoe.choices`
     scheduler: str = "ddim"  # or "ddpm", "dpm++"
     steps: int = 25
     guidance: float = 7.5  # 1: none

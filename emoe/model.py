@@ -5,20 +5,20 @@ Axes: b prompts, e experts.
 
 from __future__ import annotations
 
-import logging
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from torch import Tensor
 
+from emoe.choices import SPLITS
 from emoe.config import Expert
 from emoe.errors import EmoeError
 from emoe.fingerprint import fingerprint
 from emoe.gate import Gate, HiddenGate
-from emoe.moe import SPLITS, layers_of
+from emoe.moe import layers_of
+from emoe.notices import Notices
 from emoe.route import HiddenRoute, PromptRoute, Route
 from emoe.schedule import noise
 from emoe.text import TextEncoder, TextStates
@@ -29,11 +29,7 @@ if TYPE_CHECKING:
     from emoe.generations import Recipe
     from emoe.scores import Reading
 
-log = logging.getLogger("emoe")
-
-Told = TypeVar("Told", "Reading", "Recipe")
-NAMED = 3  # prompts too long, of a list that may have thousands
-MARKUP = re.compile(r"<(lora|lyco|hypernet):|\([^()]+:\d+(\.\d+)?\)")  # what web UIs take out of a prompt
+Sized = TypeVar("Sized", "Reading", "Recipe")
 
 
 class Model:
@@ -60,8 +56,7 @@ class Model:
         self.unet, self.text, self.gate, self.split = unet, text, gate, split
         self.experts, self.prediction_type, self._load_vae = tuple(experts), prediction_type, load_vae
         self.downsampling = downsampling
-        self._too_long: set[str] = set()  # prompts that were warned of
-        self._told_of_markup = False
+        self._notices = Notices(text.length)
         self.device, self.dtype = unet.conv_in.weight.device, unet.conv_in.weight.dtype
         settings = type(gate).__name__, gate.settings, split, unet.config, downsampling, text.settings
         captured = isinstance(gate, HiddenGate) and gate.captured_from  # from what the settings hold
@@ -95,23 +90,10 @@ class Model:
         return fingerprint((self.vae.config, self.prediction_type), self.vae)
 
     def encode(self, prompts: Sequence[str]) -> TextStates:
-        """The text states of b prompts, with a warning for what is not seen whole, or as other programs see it."""
+        """The text states of b prompts; warns of those that are cut, and of markup that is plain text here."""
         text = self.text(list(prompts))
-        for prompt, cut in zip(text.prompts, text.truncated, strict=True):
-            if cut:
-                self._warn_of(prompt)
-            if MARKUP.search(prompt) and not self._told_of_markup:
-                log.warning("%r: weights in brackets and <lora:...> are read as they stand here, as text", prompt[:60])
-                self._told_of_markup = True
+        self._notices.of(text)
         return text
-
-    def _warn_of(self, prompt: str) -> None:
-        """Of the first few that are too long; records tell of all."""
-        if prompt in self._too_long or len(self._too_long) == NAMED:
-            return
-        self._too_long.add(prompt)
-        more = "; if there are others, only their records say so" if len(self._too_long) == NAMED else ""
-        log.warning("%r is longer than %d tokens; the rest of it is not seen%s", prompt[:60], self.text.length, more)
 
     def route(self, text: TextStates, negative: TextStates | None, halves: int = 1, split: bool = True) -> Route:
         """The prompts' route, over halves·b rows: under guidance (halves = 2) it serves both halves."""
@@ -135,9 +117,22 @@ class Model:
         """Where the run of a seed starts, float32, the same for every prompt. size: default the own one."""
         return noise(seed, self.latent_shape(size or self.own_size)).to(self.device)
 
-    def at_own_size(self, told: Told) -> Told:
+    def at_own_size(self, asked: Sized) -> Sized:
         """A reading or a recipe, with the checkpoint's own size where it names none. EmoeError if none of it fits."""
-        told = told if told.size else replace(told, size=self.own_size)
-        if told.size % (step := 8 * self.downsampling):  # the UNet halves the latents three times
-            raise EmoeError(f"size is {told.size} pixels; with this model's VAE it must be a multiple of {step}")
-        return told
+        sized = asked if asked.size else replace(asked, size=self.own_size)
+        if sized.size % (step := 8 * self.downsampling):  # the UNet halves the latents three times
+            raise EmoeError(f"size is {sized.size} pixels; with this model's VAE it must be a multiple of {step}")
+        return sized
+
+    def variant(self, gate: Gate | None = None, split: str | None = None) -> Self:
+        """The same networks with another gate or split."""
+        return type(self)(
+            self.unet,
+            self.text,
+            gate or self.gate,
+            split or self.split,
+            self.experts,
+            self.prediction_type,
+            self._load_vae,
+            self.downsampling,
+        )

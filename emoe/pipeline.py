@@ -157,14 +157,13 @@ class EMoE(Model):
 
     def batch_size(self, size: int | None, usual: int) -> int:
         """Prompts at a time: `size`, or where that is None, one on a CPU and `usual` elsewhere."""
-        if size is None:
-            return 1 if self.device.type == "cpu" else usual
         check_batch_size(size)
-        return size
+        return size or (1 if self.device.type == "cpu" else usual)
 
 
 def check_batch_size(size: object) -> None:
-    if type(size) is not int or size < 1:
+    """EmoeError for what is no number of prompts; None leaves it to the device."""
+    if size is not None and (type(size) is not int or size < 1):
         raise EmoeError(f"batch_size is {size!r}; it must be a whole number of at least 1")
 
 

@@ -31,16 +31,16 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
 
-from emoe.alone import alone
+from emoe.atomic import make_folder
 from emoe.config import Weights
 from emoe.errors import EmoeError
+from emoe.exclusive import exclusive
 from emoe.pipeline import EMoE
 from emoe.progress import EVERY, Lines
 from emoe.prompts import COLUMNS, read_prompt, warn_of_others
 from emoe.ray_records import check_list, check_same, check_whole, count, one_of, schema
 from emoe.records import Record
 from emoe.scores import Reading
-from emoe.whole import make_folder
 
 # CPUs of a node that no model gets, for Ray's own tasks: models that held them all would wait for input for ever.
 SPARE = 2
@@ -115,7 +115,7 @@ def score(prompts: str, out: str, job: Job, address: str | None = None) -> Score
     warn_of_others(listed.schema.names, prompts)
     if "://" not in out:
         make_folder(Path(out).parent)
-    with nullcontext() if "://" in out else alone(Path(out), folder=True), _in_one_line():
+    with nullcontext() if "://" in out else exclusive(Path(out), folder=True), _in_one_line():
         return _score(prompts, listed, out, job, address or os.environ.get("RAY_ADDRESS"))
 
 

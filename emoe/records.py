@@ -19,6 +19,11 @@ NUMBERS = ("eu", "uncertainty", "relative")  # a score's line has them all
 USUAL = {"negative_prompt": "", "seeds": 1, "read_out": "post", "estimator": "eu", "truncated": False}
 
 
+def texts_of(rows: list[Record]) -> tuple[list[str], list[str]]:
+    """Prompts and negative prompts."""
+    return [row["prompt"] for row in rows], [row["negative_prompt"] for row in rows]
+
+
 class RecordFile:
     """A file of records that a run started again goes on with.
 

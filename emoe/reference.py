@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy
 
+from emoe.atomic import atomic
 from emoe.errors import EmoeError, about, many
 from emoe.scores import Reading
-from emoe.whole import whole
 
 REMEDY = "make it with emoe calibrate"
 
@@ -79,7 +79,7 @@ def save_reference(reference: Reference, path: Path) -> None:
     """As JSON; whole or not at all."""
     told = {"emoe": "reference", "mixture": reference.mixture, **asdict(reference.reading)}
     told["uncertainty"] = reference.uncertainty
-    with whole(path) as new:
+    with atomic(path) as new:
         new.write_text(json.dumps(told) + "\n", encoding="utf-8")
 
 

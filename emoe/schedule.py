@@ -14,6 +14,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from emoe import choices
 from emoe.errors import EmoeError
 
 TRAIN_STEPS = 1000
@@ -116,4 +117,4 @@ def _half_log_snr(t: int) -> float:
     return 0.5 * math.log(BARS[t] / (1 - BARS[t]))
 
 
-SCHEDULERS: dict[str, Step] = {"ddim": ddim, "ddpm": ddpm, "dpm++": dpm}
+SCHEDULERS: dict[str, Step] = dict(zip(choices.SCHEDULERS, (ddim, ddpm, dpm), strict=True))

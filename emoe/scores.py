@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emoe.choices import ESTIMATORS, READ_OUTS
 from emoe.errors import EmoeError
 from emoe.schedule import TRAIN_STEPS, timesteps
 
 SMALLEST = 16  # pixels per side: the UNet halves the latents three times, and no VAE makes less than 2 pixels of one
 LARGEST = 8192  # no SD1.5 model has seen a quarter of it
-READ_OUTS = ("post", "pre")
-ESTIMATORS = ("eu", "eu-over-answer")
 TENSORS = ("eu", "uncertainty", "relative", "aleatoric", "by_seed", "shares", "map", "weights")  # of scores
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from emoe.atomic import atomic, check_new
 from emoe.checkpoint.detect import SEGMOE
 from emoe.checkpoint.mixture import saved_mixture
 from emoe.checkpoint.parts import Checkpoint
@@ -17,7 +18,6 @@ from emoe.config import Expert, Weights
 from emoe.errors import EmoeError
 from emoe.model import Model
 from emoe.moe import layers_of
-from emoe.whole import check_new, whole
 
 
 def with_saved_settings(weights: Weights, base: Checkpoint) -> Weights:
@@ -48,7 +48,7 @@ def save_segmoe(model: Model, folder: Path, base: str, dtype: torch.dtype = torc
     """
     check_new(folder)
     vae = model.vae
-    with whole(folder) as new:
+    with atomic(folder) as new:
         new.mkdir()
         told = {"segmoe_config": _segmoe_config(model, base)}
         save_pipeline(new, model.unet, vae, model.text, model.prediction_type, dtype, **told)

@@ -232,7 +232,7 @@ def test_out_of_memory(run, weights, mixture, monkeypatch, error):
     def forward(*_, **__):
         raise error
 
-    monkeypatch.setattr(EMoE, "from_toml", lambda *_, **__: mixture)
+    monkeypatch.setattr(EMoE, "from_weights", lambda *_, **__: mixture)
     monkeypatch.setattr("emoe.unet.UNet.forward", forward)
     code, out, err = run(*score("a cat", weights=weights))
     assert (code, out) == (2, "")
@@ -240,7 +240,7 @@ def test_out_of_memory(run, weights, mixture, monkeypatch, error):
 
 
 def test_help_does_not_wait_for_torch():
-    code = "import sys, emoe.__main__ as m; m._parser(); assert 'torch' not in sys.modules"
+    code = "import sys, emoe.config, emoe.__main__ as m; m._parser(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

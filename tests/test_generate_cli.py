@@ -16,7 +16,7 @@ from PIL import Image
 
 from emoe import EMoE
 from emoe.gallery import slug
-from emoe.images import save_png
+from emoe.png import save_png
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 

@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 
 from emoe.errors import EmoeError
-from emoe.images import contact_sheet, draw_map, in_lines, save_png, to_images
+from emoe.images import draw_map, to_images
+from emoe.png import save_png
+from emoe.sheet import contact_sheet, in_lines
 
 
 def test_pixels_are_rounded_and_cut_off():

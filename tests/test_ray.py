@@ -9,8 +9,8 @@ from contextlib import nullcontext
 import pytest
 
 from emoe import EMoE, EmoeError, Reading
-from emoe.alone import alone
 from emoe.config import read_weights
+from emoe.exclusive import exclusive
 
 pytest.importorskip("ray", reason="pip install -e '.[ray]'")
 import pyarrow
@@ -139,7 +139,7 @@ def test_a_folder_that_is_complete(run, scored, tmp_path):
 
 def test_a_folder_that_is_none_of_its_own(run, scored, tmp_path):
     out = tmp_path / "out"
-    with alone(out, folder=True):
+    with exclusive(out, folder=True):
         assert "another emoe is writing" in run(*scored, "miniature")[2]
     parquet.write_table(table(), out / "1.parquet")  # a list
     code, _, err = run(*scored, "miniature")

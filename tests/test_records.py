@@ -12,10 +12,10 @@ import pytest
 from conftest import score
 
 from emoe import EMoE, EmoeError
-from emoe.alone import alone
+from emoe.atomic import atomic
+from emoe.exclusive import exclusive
 from emoe.records import USUAL, RecordFile
 from emoe.scores import Reading
-from emoe.whole import whole
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 
@@ -131,9 +131,11 @@ def test_out_that_is_no_name(run, weights, name):
 
 def test_a_link_and_its_file_are_one_place(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    with alone(tmp_path / "link"), pytest.raises(EmoeError, match="another emoe is writing"), alone(tmp_path / "real"):
-        pass
-    with whole(tmp_path / "link") as new:
+    with exclusive(tmp_path / "link"):
+        other = exclusive(tmp_path / "real")
+        with pytest.raises(EmoeError, match="another emoe is writing"), other:
+            pass
+    with atomic(tmp_path / "link") as new:
         new.write_text("x")
     assert ((tmp_path / "link").is_symlink(), (tmp_path / "real").read_text()) == (True, "x")
 

@@ -371,7 +371,7 @@ def test_out_of_memory_in_any_stage(run, weights, monkeypatch, tmp_path, stage):
     def fails(*_):
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB.")
 
-    monkeypatch.setattr(f"emoe.commands.stages.Stages.{stage}", fails)
+    monkeypatch.setattr(f"emoe.study.stages.Stages.{stage}", fails)
     code, _, err = run("study", "a cat", "--baselines", *score(weights=weights)[1:], "--out", str(tmp_path / "out"))
     assert (code, err) == (2, "emoe: out of memory: use a smaller --size, or --batch-size where there is one\n")
 

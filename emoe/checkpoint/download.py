@@ -14,10 +14,10 @@ import requests
 from filelock import FileLock
 from tqdm import tqdm
 
+from emoe.atomic import settle
 from emoe.checkpoint.hashes import file_sha256
 from emoe.checkpoint.source import plain
 from emoe.errors import EmoeError
-from emoe.whole import settle
 
 USER_AGENT = "emoe"  # a browser's name would turn errors into web pages
 ATTEMPTS = 6  # in a row without a byte; a download that moves on goes on

@@ -9,9 +9,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from emoe.atomic import atomic
 from emoe.checkpoint.settings import read_json
 from emoe.errors import EmoeError
-from emoe.whole import whole
 
 log = logging.getLogger("emoe")
 
@@ -30,7 +30,7 @@ def remember(question: str, answer: dict[str, Any]) -> None:
     path = _path(question)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as new:
+        with atomic(path) as new:
             new.write_text(json.dumps({"question": question, "answer": answer}))
     except (OSError, EmoeError) as error:
         log.info("not remembered (%s); this will take the network again", error)

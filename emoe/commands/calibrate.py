@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from emoe.alone import alone
+from emoe.atomic import check_place
 from emoe.commands.options import (
     add_machine,
     add_prompts,
@@ -16,11 +16,12 @@ from emoe.commands.options import (
     reading_of,
     rows_of,
 )
-from emoe.commands.scored import kept_scores
+from emoe.config import read_weights
 from emoe.errors import EmoeError, many
+from emoe.exclusive import exclusive
 from emoe.records import USUAL, Record, RecordFile
+from emoe.scored import kept_scores
 from emoe.terminal import say, show
-from emoe.whole import check_place
 
 DESCRIPTION = """\
 Keeps how uncertain the mixture is about a list of prompts like those that it is used for. With that file, emoe score
@@ -47,11 +48,13 @@ def run(options: argparse.Namespace) -> int:
     if path.suffix.lower() != ".json":
         raise EmoeError(f"--out is {options.out!r}; name a file that ends in .json")
     check_place(path)
-    with alone(path):
+    with exclusive(path):
         return _calibrate(options, rows, path)
 
 
 def _calibrate(options: argparse.Namespace, rows: list[Record], path: Path) -> int:
+    weights = read_weights(options.weights)
+
     from emoe.pipeline import EMoE, check_batch_size
     from emoe.reference import Reference, load_reference, quantiles, save_reference
 
@@ -60,9 +63,8 @@ def _calibrate(options: argparse.Namespace, rows: list[Record], path: Path) -> i
         raise EmoeError(f"{path} is a reference already; name another --out, or delete it")
     scores = RecordFile(path.with_name(f".{path.name}.scores.jsonl"), rows, USUAL)  # a run cut short goes on there
     reading = reading_of(options)
-    if options.batch_size is not None:
-        check_batch_size(options.batch_size)
-    model = EMoE.from_toml(options.weights, device=options.device, dtype=options.dtype)
+    check_batch_size(options.batch_size)
+    model = EMoE.from_weights(weights, device=options.device, dtype=options.dtype)
     reading = model.at_own_size(reading)
     records = kept_scores(model, rows, reading, options.batch_size, scores.path)
     values = [record["uncertainty"] for record in records]

@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from emoe.atomic import check_place
 from emoe.commands.options import be_verbose
 from emoe.errors import EmoeError
 from emoe.progress import progress
 from emoe.terminal import say, show
-from emoe.whole import check_place
 
 if TYPE_CHECKING:
     from emoe.miniature.world import Mention, Scene, World
@@ -39,12 +39,13 @@ def run(options: argparse.Namespace) -> int:
     path = Path(options.out)
 
     from emoe.generations import Recipe  # these take seconds
-    from emoe.images import check_ours, contact_sheet, save_png
     from emoe.miniature import GUIDANCE
     from emoe.miniature.languages import caption
     from emoe.miniature.world import World
     from emoe.pipeline import EMoE
+    from emoe.png import check_ours, save_png
     from emoe.scores import Reading
+    from emoe.sheet import contact_sheet
 
     if path.suffix.lower() != ".png":
         raise EmoeError(f"--out is {options.out!r}; name a picture that ends in .png")

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from emoe.commands.options import add_machine, add_reading, add_weights, be_verbose, reading_of
+from emoe.config import read_weights
 from emoe.prompts import check_text
 from emoe.terminal import as_json, show, visible
 
@@ -37,13 +38,14 @@ def run(options: argparse.Namespace) -> int:
     be_verbose(options)
     for text in (options.prompt, options.negative):
         check_text(text)
+    weights = read_weights(options.weights)
 
-    from emoe.explaining import check_seeds, explain  # torch takes seconds
+    from emoe.explaining import check_seeds, explain  # torch takes seconds; the mistakes above need not wait
     from emoe.pipeline import EMoE
 
     reading = reading_of(options)
     check_seeds(reading)
-    model = EMoE.from_toml(options.weights, device=options.device, dtype=options.dtype)
+    model = EMoE.from_weights(weights, device=options.device, dtype=options.dtype)
     explanation = explain(model, options.prompt, options.negative, reading)
     if options.json:
         show(as_json(explanation.record()))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
-from emoe.alone import alone
+from emoe.choices import MODES, SCHEDULERS
 from emoe.commands.options import (
     add_machine,
     add_number,
@@ -20,11 +20,12 @@ from emoe.commands.options import (
     reference_of,
     rows_of,
     show_json,
-    texts_of,
 )
+from emoe.config import read_weights
 from emoe.errors import EmoeError, many
+from emoe.exclusive import exclusive
 from emoe.progress import Lines, progress
-from emoe.records import Record, RecordFile
+from emoe.records import Record, RecordFile, texts_of
 from emoe.terminal import say, show, visible
 
 if TYPE_CHECKING:
@@ -45,11 +46,11 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
     add_prompts(parser)
     add_weights(parser)
     parser.add_argument("--out", metavar="DIR", required=True, help="where images and generations.jsonl go")
-    parser.add_argument("--mode", choices=("emoe", "fast", "mixture"), default="emoe")
+    parser.add_argument("--mode", choices=MODES, default="emoe")
     parser.add_argument("--max-uncertainty", type=float, metavar="U", help="no image above this uncertainty")
     add_reference(parser)
     parser.add_argument("--max-percentile", type=float, metavar="P", help="the same, as a percentage of the reference")
-    parser.add_argument("--scheduler", choices=("ddim", "ddpm", "dpm++"), default="ddim")
+    parser.add_argument("--scheduler", choices=SCHEDULERS, default="ddim")
     parser.add_argument("--steps", type=int, default=25, help="(default: %(default)s)")
     parser.add_argument("--guidance", type=float, default=7.5, help="1 is none (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the starting noise (default: %(default)s)")
@@ -67,10 +68,9 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     be_verbose(options)
-    rows = rows_of(options)
+    rows, weights = rows_of(options), read_weights(options.weights)
 
-    from emoe.config import read_weights  # these take seconds; the mistakes above need not wait
-    from emoe.device import choose_device
+    from emoe.device import choose_device  # torch takes seconds; the mistakes above need not wait
     from emoe.gallery import RECORDS, check_sheets, draw_sheets, intact, make_gallery, save
     from emoe.generations import Recipe
     from emoe.pipeline import DRAWN, EMoE, check_batch_size
@@ -84,11 +84,10 @@ def run(options: argparse.Namespace) -> int:
         reference.check(recipe.reading)
     if options.maps and recipe.mode == "mixture":
         raise EmoeError("mode 'mixture' has no map to draw; choose 'fast' or 'emoe'")
-    if options.batch_size is not None:
-        check_batch_size(options.batch_size)
-    weights, machine = read_weights(options.weights), choose_device(options.device, options.dtype)
+    check_batch_size(options.batch_size)
+    machine = choose_device(options.device, options.dtype)
     folder = make_gallery(options.out)
-    with alone(folder / RECORDS):
+    with exclusive(folder / RECORDS):
         if recipe.mode == "emoe":
             check_sheets(folder)
         file = RecordFile(folder / RECORDS, rows)

@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from emoe.atomic import atomic, check_place
 from emoe.commands.options import add_verbose, add_weights, be_verbose
+from emoe.config import read_weights
 from emoe.errors import EmoeError, many
 from emoe.terminal import say
-from emoe.whole import check_place, whole
 
 DESCRIPTION = """\
 Writes a copy of weights.toml that names what is used for good: the Hub's commits, Civitai's files, and the SHA256 of
@@ -34,12 +35,12 @@ def run(options: argparse.Namespace) -> int:
     if path.exists():
         raise EmoeError(f"{path} is there already; name another with --out")
     check_place(path)
+    weights = read_weights(options.weights)
 
-    from emoe.config import read_weights  # torch takes seconds; the mistakes above need not wait
-    from emoe.lock import lock, to_toml
+    from emoe.lock import lock, to_toml  # torch takes seconds; the mistakes above need not wait
 
-    locked = lock(read_weights(options.weights), path)
-    with whole(path) as new:
+    locked = lock(weights, path)
+    with atomic(path) as new:
         new.write_text(to_toml(locked), encoding="utf-8")
     say(f"{path} holds {many(len(locked.sha256), 'file')} to their hashes")
     return 0

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from emoe.choices import DTYPES, ESTIMATORS, READ_OUTS
 from emoe.errors import EmoeError
 from emoe.prompts import SUFFIXES, Prompt, check_text, read_prompts
 from emoe.records import Record
@@ -48,10 +49,10 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 
 def add_number(parser: argparse.ArgumentParser) -> None:
     """What is read there."""
-    parser.add_argument("--read-out", choices=("post", "pre"), default="post", help="after or before the mid-block")
+    parser.add_argument("--read-out", choices=READ_OUTS, default="post", help="after or before the mid-block")
     parser.add_argument(
         "--estimator",
-        choices=("eu", "eu-over-answer"),
+        choices=ESTIMATORS,
         default="eu",
         help="of the uncertainty: the paper's, or over how much the prompt changes",
     )
@@ -78,7 +79,7 @@ def reference_of(options: argparse.Namespace) -> Reference | None:
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
-    parser.add_argument("--dtype", choices=("auto", "float32", "float16", "bfloat16"), default="auto")
+    parser.add_argument("--dtype", choices=("auto", *DTYPES), default="auto")
     add_verbose(parser)
 
 
@@ -104,11 +105,6 @@ def rows_of(options: argparse.Namespace) -> list[Record]:
     for text in (*options.prompt, options.negative):
         check_text(text)
     return [prompt.row(options.negative) for prompt in prompts]
-
-
-def texts_of(rows: list[Record]) -> tuple[list[str], list[str]]:
-    """Prompts and negative prompts."""
-    return [row["prompt"] for row in rows], [row["negative_prompt"] for row in rows]
 
 
 def route_text(weights: Sequence[float]) -> str:

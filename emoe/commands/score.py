@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from emoe.alone import alone
 from emoe.commands.options import (
     add_machine,
     add_prompts,
@@ -24,10 +23,12 @@ from emoe.commands.options import (
     rows_of,
     show_json,
 )
-from emoe.commands.scored import scored
+from emoe.config import read_weights
 from emoe.errors import EmoeError, many
+from emoe.exclusive import exclusive
 from emoe.prompts import check_text
 from emoe.records import USUAL, Record, RecordFile
+from emoe.scored import scored
 from emoe.terminal import say, show, visible
 
 DESCRIPTION = """\
@@ -66,11 +67,12 @@ def run(options: argparse.Namespace) -> int:
     path = None if options.out is None else Path(options.out)
     if path and path.suffix.lower() in (".csv", ".tsv", ".parquet"):
         raise EmoeError(f"JSON lines do not go into {options.out!r}; name another place with --out, FILE.jsonl")
-    with alone(path) if path else nullcontext():
+    with exclusive(path) if path else nullcontext():
         return _score(options, rows, RecordFile(path, rows, USUAL) if path else None)
 
 
 def _score(options: argparse.Namespace, rows: list[Record], file: RecordFile | None) -> int:
+    weights = read_weights(options.weights)
     reading = reading_of(options)
     reference = reference_of(options)
     if reference:
@@ -81,9 +83,8 @@ def _score(options: argparse.Namespace, rows: list[Record], file: RecordFile | N
 
     from emoe.pipeline import SCORED, EMoE, check_batch_size
 
-    if options.batch_size is not None:
-        check_batch_size(options.batch_size)
-    model = EMoE.from_toml(options.weights, device=options.device, dtype=options.dtype)
+    check_batch_size(options.batch_size)
+    model = EMoE.from_weights(weights, device=options.device, dtype=options.dtype)
     reading = model.at_own_size(reading)
     if file:
         file.check(asdict(reading) | {"mixture": model.mixture})
@@ -114,9 +115,6 @@ def run_with_ray(options: argparse.Namespace) -> int:
     if options.prompts is None or options.out is None:
         raise EmoeError("--ray scores Parquet into a folder; add --prompts FILE.parquet (or a folder) and --out FOLDER")
     check_text(options.negative)
-
-    from emoe.config import read_weights  # torch takes seconds; the mistakes above need not wait
-
     weights, reading = read_weights(options.weights), reading_of(options)
     try:
         from emoe import ray
@@ -125,8 +123,7 @@ def run_with_ray(options: argparse.Namespace) -> int:
 
     from emoe.pipeline import check_batch_size
 
-    if options.batch_size is not None:
-        check_batch_size(options.batch_size)
+    check_batch_size(options.batch_size)
     job = ray.Job(weights, reading, options.negative, options.device, options.dtype, options.batch_size)
     found = ray.score(options.prompts, options.out, job, options.ray or None)
     scores = many(found.records, "score")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emoe.alone import alone
+from emoe.atomic import check_place, make_folder
 from emoe.commands.options import (
     add_machine,
     add_prompts,
@@ -16,22 +16,22 @@ from emoe.commands.options import (
     be_verbose,
     reading_of,
     rows_of,
-    texts_of,
 )
+from emoe.config import read_weights
 from emoe.errors import EmoeError
+from emoe.exclusive import exclusive
 from emoe.prompts import check_text
-from emoe.records import USUAL, Record, RecordFile
+from emoe.records import USUAL, Record, RecordFile, texts_of
 from emoe.terminal import say
-from emoe.whole import check_place, make_folder
 from emoe.words import stem_of
 
 if TYPE_CHECKING:
-    from emoe.commands.stages import Stages
     from emoe.generations import Recipe
     from emoe.scores import Reading
     from emoe.study.ablations import Way
     from emoe.study.alignment import Clip
     from emoe.study.paper import Studied
+    from emoe.study.stages import Stages
 
 DESCRIPTION = """\
 Scores a list of prompts and writes what it says: the most and the least uncertain prompts, quarters of the list, groups
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
     clip = plan.load_clip()
     for path in plan.folders:
         make_folder(path)
-    with alone(plan.folder / "scores.jsonl"):
+    with exclusive(plan.folder / "scores.jsonl"):
         return _study(options, plan, clip)
 
 
@@ -110,9 +110,9 @@ def _plan(options: argparse.Namespace) -> Plan:
     """EmoeError for what is wrong with options, list or folder; nothing is made or downloaded."""
     _check_texts(options)
     rows = [] if options.template is not None else rows_of(options)
+    _ = read_weights(options.weights)
 
-    from emoe.config import read_weights  # these take seconds; the mistakes above need not wait
-    from emoe.generations import Recipe
+    from emoe.generations import Recipe  # torch takes seconds; the mistakes above need not wait
     from emoe.pipeline import check_batch_size
 
     try:
@@ -126,9 +126,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     columns.check_sizes(rows)
     if not options.out:
         raise EmoeError("--out is empty; name a folder")
-    _ = read_weights(options.weights)
-    if options.batch_size is not None:
-        check_batch_size(options.batch_size)
+    check_batch_size(options.batch_size)
     if options.baselines and any(row["negative_prompt"] for row in rows):
         raise EmoeError("--baselines guides away from the empty prompt; leave negative prompts out")
     guidance = {} if options.guidance is None else {"guidance": options.guidance}
@@ -181,12 +179,12 @@ def _check_folder(plan: Plan) -> None:
 
 def _study(options: argparse.Namespace, plan: Plan, clip: Clip | None) -> int:
     """What can be found wrong with the model at hand is found first."""
-    from emoe.commands.stages import Stages
     from emoe.device import enough_memory
     from emoe.pipeline import EMoE
     from emoe.scoring import check_not_empty
     from emoe.study import ablations
     from emoe.study.paper import write_report
+    from emoe.study.stages import Stages
 
     model = EMoE.from_toml(options.weights, device=options.device, dtype=options.dtype)
     ablations.check_model(model, plan.ablate)
@@ -206,10 +204,10 @@ def _study(options: argparse.Namespace, plan: Plan, clip: Clip | None) -> int:
 
 def _found(options: argparse.Namespace, plan: Plan, stages: Stages, clip: Clip | None, ways: list[Way]) -> Studied:
     """Stage by stage."""
-    from emoe.commands.stages import joined
     from emoe.study.ablations import RUNS, SUBSETS
     from emoe.study.cost import cost
     from emoe.study.paper import Studied
+    from emoe.study.stages import joined
 
     model, recipe = stages.model, stages.recipe
     parts = [stages.scores()]

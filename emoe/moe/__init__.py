@@ -1,11 +1,9 @@
 """Sparse mixtures of experts."""
 
 from emoe.moe.likeness import alike, apart
-from emoe.moe.mixture import LAYERS, SPLITS, Mixture, is_gate, layers_of, mix, mixed_layers, mixtures, origin
+from emoe.moe.mixture import Mixture, is_gate, layers_of, mix, mixed_layers, mixtures, origin
 
 __all__ = [
-    "LAYERS",
-    "SPLITS",
     "Mixture",
     "alike",
     "apart",

@@ -15,12 +15,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from emoe.choices import LAYERS
 from emoe.route import Route
 from emoe.unet import UNet
-
-# What `layers` mixes in every transformer block outside the mid-block; all else is the base's.
-LAYERS = {"attn": ("to_q", "to_k", "to_v"), "ff": ("ff",), "all": ("to_q", "to_k", "to_v", "ff")}
-SPLITS = {"attn": ("attn1", "attn2"), "ff": ("ff",), "all": ("attn1", "attn2", "ff")}  # and where paths may part then
 
 
 class Mixture(nn.Module):

@@ -10,14 +10,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from emoe.choices import ESTIMATORS, READ_OUTS, SPLITS
 from emoe.errors import EmoeError
 from emoe.gate import UniformGate
 from emoe.generating import denoising_steps
 from emoe.generations import Recipe
-from emoe.moe import SPLITS, layers_of
+from emoe.moe import layers_of
 from emoe.pipeline import EMoE
 from emoe.schedule import timesteps
-from emoe.scores import ESTIMATORS, READ_OUTS, Reading
+from emoe.scores import Reading
 from emoe.scoring import mid_activations
 from emoe.uncertainty import measure
 
@@ -74,9 +75,9 @@ def ways(model: EMoE, reading: Reading, asked: Sequence[str]) -> Iterator[Way]:
         yield from (Way(f"estimator {x}", model, replace(reading, estimator=x)) for x in others)
     if "split" in asked:
         others = [split for split in SPLITS[layers_of(model.unet)] if split != model.split]
-        yield from (Way(f"split {split}", _with(model, split=split), reading) for split in others)
+        yield from (Way(f"split {split}", model.variant(split=split), reading) for split in others)
     if "gate" in asked:
-        yield Way("gate uniform", _with(model, gate=UniformGate(model.gate.experts)), reading)
+        yield Way("gate uniform", model.variant(gate=UniformGate(model.gate.experts)), reading)
 
 
 def looks(count: int) -> list[int]:
@@ -102,12 +103,12 @@ def along(model: EMoE, prompts: list[str], negatives: list[str], recipe: Recipe,
 
 @torch.inference_mode()
 def fewer(
-    model: EMoE, prompts: list[str], negatives: list[str], reading: Reading, empty: Tensor | None = None
+    model: EMoE, prompts: list[str], negatives: list[str], reading: Reading, m_empty: Tensor | None = None
 ) -> dict[str, Tensor]:
     """The uncertainty, (b,) each, of fewer paths of the same forward: without each expert in turn, and of each pair.
 
     The mixture and its gate stay, so this is about whose paths are compared: one expert alone may make the number.
-    empty: `mid_of_empty` of the list.
+    m_empty: `mid_of_empty` of the list.
     """
     text = model.encode(prompts)
     m = mid_activations(model, text, model.route(text, model.encode(negatives) if any(negatives) else None), reading)
@@ -116,17 +117,5 @@ def fewer(
     found = {}
     for some in (list(chosen) for size in sizes for chosen in combinations(range(count), size)):
         name = "experts " + " ".join(str(i + 1) for i in some)
-        found[name] = measure(m[:, some], empty if empty is None else empty[:, some]).uncertainty.cpu()
+        found[name] = measure(m[:, some], m_empty if m_empty is None else m_empty[:, some]).uncertainty.cpu()
     return found
-
-
-def _with(model: EMoE, gate: UniformGate | None = None, split: str | None = None) -> EMoE:
-    """The same networks, routed or split otherwise."""
-    return EMoE(
-        model.unet,
-        model.text,
-        gate or model.gate,
-        split or model.split,
-        prediction_type=model.prediction_type,
-        downsampling=model.downsampling,
-    )

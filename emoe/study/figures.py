@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
-from emoe.images import contact_sheet, in_lines, open_small
 from emoe.records import Record
+from emoe.sheet import contact_sheet, in_lines, open_small
 from emoe.study.baselines import GATED
 from emoe.study.columns import FIRST_NOISE, by_noise, estimates, groups_of, measures, of_group, uncertainties
 from emoe.study.groups import group_means

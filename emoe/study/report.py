@@ -19,8 +19,8 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from PIL import Image
 
+from emoe.atomic import atomic
 from emoe.study.statistics import Interval
-from emoe.whole import whole
 
 matplotlib.use("Agg")
 FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Arial Unicode MS")  # together, most alphabets
@@ -85,11 +85,11 @@ class Report:
                     lines += [_line([_in_a_line(value) for value in row]) for row in block.cells]
                     lines.append("")
                 case Plot(name, picture, told):
-                    with whole(folder / f"{stem}-{name}.png") as new:
+                    with atomic(folder / f"{stem}-{name}.png") as new:
                         new.write_bytes(_png(picture))
                     lines += [f"![{told}]({stem}-{name}.png)", ""]
         path = folder / f"{stem}.md"
-        with whole(path) as new:
+        with atomic(path) as new:
             new.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
         return path
 
@@ -118,7 +118,7 @@ class Report:
                     data = base64.b64encode(_png(picture)).decode()
                     parts.append(f'<img alt="{html.escape(told)}" src="data:image/png;base64,{data}">')
         page = PAGE.replace("{title}", html.escape(self.title)).replace("{body}", "\n".join(parts))
-        with whole(path) as new:
+        with atomic(path) as new:
             new.write_text(page, encoding="utf-8")
 
 
@@ -168,7 +168,7 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
     """As CSV; an interval takes three columns."""
     flat = [_flat(row) for row in rows]
     keys = list(dict.fromkeys(key for row in flat for key in row))
-    with whole(path) as new, new.open("w", encoding="utf-8", newline="") as file:
+    with atomic(path) as new, new.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, keys, restval="")
         writer.writeheader()
         writer.writerows(flat)

@@ -26,10 +26,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 from card import show
 
 from emoe import EMoE, EmoeError
-from emoe.commands.scored import scored
 from emoe.explaining import explain
 from emoe.heap import keep_freed_memory
 from emoe.records import USUAL, RecordFile
+from emoe.scored import scored
 from emoe.scores import Reading
 
 PART = 500  # prompts a file

@@ -7,8 +7,8 @@ import signal
 import pytest
 from processes import contents, emoe, ended, locked, one_line, start, undisturbed, wait_for, work
 
-from emoe.alone import alone
 from emoe.errors import EmoeError
+from emoe.exclusive import exclusive
 
 pytestmark = pytest.mark.faults
 
@@ -37,7 +37,7 @@ def test_every_command_that_goes_on_asks(command, run, tmp_path):
     """Before it loads anything."""
     place = tmp_path / PLACES[command]
     place.parent.mkdir(exist_ok=True)
-    with alone(place):
+    with exclusive(place):
         code, out, err = run(*work(command, tmp_path))
     one_line((code, out, err), "another emoe is writing")
     assert not locked(tmp_path)
@@ -49,6 +49,6 @@ def test_a_killed_process_holds_nothing(tmp_path):
     process.kill()
     ended(process)
     assert locked(tmp_path)  # its file is there still
-    with alone(tmp_path / "scores.jsonl"), pytest.raises(EmoeError), alone(tmp_path / "scores.jsonl"):
+    with exclusive(tmp_path / "scores.jsonl"), pytest.raises(EmoeError), exclusive(tmp_path / "scores.jsonl"):
         pass
     assert not locked(tmp_path)

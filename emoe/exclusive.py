@@ -12,7 +12,7 @@ from emoe.errors import EmoeError
 
 
 @contextmanager
-def alone(path: Path, folder: bool = False) -> Iterator[None]:
+def exclusive(path: Path, folder: bool = False) -> Iterator[None]:
     """Hold `path` for this process; EmoeError if another one does. A process that is killed holds nothing.
 
     The lock is a file beside it, `.NAME.lock`, which goes when the work ends.  folder: whether `path` is one.

@@ -10,14 +10,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from emoe.commands.options import texts_of
-from emoe.commands.scored import kept_scores
 from emoe.gallery import RECORDS, intact, save
 from emoe.generations import Recipe
-from emoe.images import open_drawn
 from emoe.pipeline import DRAWN, SCORED, EMoE
+from emoe.png import open_drawn
 from emoe.progress import progress
-from emoe.records import Record, RecordFile
+from emoe.records import Record, RecordFile, texts_of
+from emoe.scored import kept_scores
 from emoe.scores import Reading
 from emoe.scoring import mid_of_empty
 from emoe.study import ablations
@@ -105,10 +104,10 @@ class Stages:
     def fewer(self) -> dict[str, list[Record]]:
         """What `ablations.fewer` sees, by the experts whose paths count."""
 
-        empty = mid_of_empty(self.model, self.reading, texts_of(self.rows)[0])
+        m_empty = mid_of_empty(self.model, self.reading, texts_of(self.rows)[0])
 
         def compute(start: int, rows: list[Record]) -> Iterator[Record]:
-            yield from _ways(ablations.SUBSETS, ablations.fewer(self.model, *texts_of(rows), self.reading, empty))
+            yield from _ways(ablations.SUBSETS, ablations.fewer(self.model, *texts_of(rows), self.reading, m_empty))
 
         told = asdict(self.reading) | {"mixture": self.model.mixture}
         size = self.model.batch_size(self.batch_size, SCORED)

@@ -7,10 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emoe.commands.options import texts_of
 from emoe.errors import EmoeError
 from emoe.progress import progress
-from emoe.records import USUAL, Record, RecordFile
+from emoe.records import USUAL, Record, RecordFile, texts_of
 
 if TYPE_CHECKING:
     from emoe.pipeline import EMoE

@@ -35,7 +35,7 @@ def check_place(path: Path) -> None:
     """EmoeError unless a file can be written here, before the work is done that is to fill it."""
     if path.is_dir():
         raise EmoeError(f"cannot write {path}: it is a folder")
-    with whole(path, keep=False) as new:
+    with atomic(path, keep=False) as new:
         new.touch()
 
 
@@ -46,7 +46,7 @@ def settle(path: Path) -> None:
 
 
 @contextmanager
-def whole(path: Path, keep: bool = True) -> Iterator[Path]:
+def atomic(path: Path, keep: bool = True) -> Iterator[Path]:
     """A name beside `path` to write a file or folder to; it becomes `path` at the end. EmoeError from the disk.
 
     keep: False to try only, and leave `path` as it is.
