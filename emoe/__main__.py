@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     SIGTERM, 141 where whoever read the output has left."""
     logging.getLogger("emoe").handlers = [_Warnings()]
     keep_freed_memory()
+    _reopen_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whatever the locale: prompts come in all languages
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -44,8 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
             try:
                 options = _parsed(arguments)
             finally:
-                if sys.stdout:  # closed by the shell (>&-), it is None
-                    sys.stdout.flush()  # --help has been shown, and leaves
+                sys.stdout.flush()  # --help has been shown, and leaves
             if getattr(options, "weights", None) in SHIPPED and "OMP_NUM_THREADS" not in os.environ:
                 os.environ["OMP_NUM_THREADS"] = "1"  # more gain little there, and wait for one another
             return options.run(options)
@@ -63,6 +63,15 @@ def main(arguments: list[str] | None = None) -> int:
         if heard:  # libraries that were being imported have made an error of their own of it
             return _fail("stopped", 128 + heard[0])
         return _fail(f"this is a mistake in emoe ({type(error).__name__}: {error}); EMOE_DEBUG=1 shows where", 1)
+
+
+def _reopen_closed() -> None:
+    """Streams that the shell has closed (>&-) lead nowhere, else the next file opened would take their place."""
+    closed = [name for name in ("stdout", "stderr") if getattr(sys, name) is None]
+    for name in closed:
+        setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (for the whole run)
+    if "stdout" in closed:
+        say("standard output is closed: what would be printed is lost")
 
 
 @contextmanager

@@ -102,8 +102,19 @@ def read_weights(path: str | Path) -> Weights:
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise EmoeError(f"{path} is not valid TOML: {error}") from error
+        raise EmoeError(f"{path} is not valid TOML: {error}{_meant(str(error), text)}") from error
     return parse_weights(table, path)
+
+
+def _meant(error: str, text: str) -> str:
+    """A remedy for TOML's usual traps."""
+    if "('expert',)" in error:
+        return "; write [[expert]], with double brackets"
+    if re.search(r'"[A-Za-z]:\\', text):
+        return (
+            "; in double quotes a backslash begins an escape: write C:/models/mine.safetensors, or take single quotes"
+        )
+    return ""
 
 
 def parse_weights(table: Mapping[str, Any], path: Path) -> Weights:

@@ -3,6 +3,7 @@
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral, Real
 
 LONGEST = 4000  # characters of a message; what strangers' files say can be longer
 
@@ -34,6 +35,20 @@ def shown(value: object) -> str:
 def many(count: int, noun: str) -> str:
     """ "1 score", "2 scores"."""
     return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def whole_number(name: str, value: object) -> int:
+    """As an int, numpy's too. EmoeError for anything else."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise EmoeError(f"{name} is {value!r}; it must be a whole number")
+    return int(value)
+
+
+def real_number(name: str, value: object) -> float:
+    """As a float, numpy's too. EmoeError for anything else."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise EmoeError(f"{name} is {value!r}; it must be a number")
+    return float(value)
 
 
 class _Short(reprlib.Repr):

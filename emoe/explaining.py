@@ -69,11 +69,7 @@ def explain(model: EMoE, prompt: str, negative: str = "", reading: Reading | Non
     """
     reading = reading or Reading(seeds=4)
     check_seeds(reading)
-    words = words_of(prompt)
-    if not words:
-        raise EmoeError("the prompt has no words to leave out; name some")
-    if len(words) > MOST_WORDS:
-        raise EmoeError(f"the prompt has {len(words)} words; no text encoder sees more than {MOST_WORDS}")
+    words = check_words(prompt)
     parts = list(_parts(len(words)))
     spans = [(words[first][0], words[last - 1][1]) for first, last in parts]  # characters of the prompt
     variants = [prompt, *(prompt[:start] + prompt[end:] for start, end in spans)]
@@ -106,6 +102,16 @@ def _short(value: Any) -> Any:
     if isinstance(value, list):
         return [_short(own) for own in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def check_words(prompt: str) -> list[tuple[int, int]]:
+    """Where its words begin and end. EmoeError where there are none, or more than can be seen."""
+    words = words_of(prompt)
+    if not words:
+        raise EmoeError("the prompt has no words to leave out; name some")
+    if len(words) > MOST_WORDS:
+        raise EmoeError(f"the prompt has {len(words)} words; no text encoder sees more than {MOST_WORDS}")
+    return words
 
 
 def check_seeds(reading: Reading) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,18 @@ def map_name(name: str) -> str:
 
 
 def intact(folder: Path, records: Sequence[dict[str, Any]]) -> int:
-    """How many of the records, from the first on, have all their images still; the others are drawn again."""
-    for count, record in enumerate(records):
-        names = [*record["images"], *(map(map_name, record["images"]) if record["maps"] else ())]
-        if not all(is_whole(folder / name) for name in names):
-            return count
-    return len(records)
+    """How many of the records, from the first on, have all their images still; the others are drawn again.
+
+    EmoeError, before anything is forgotten, if somebody else's file lies where one of those is to be.
+    """
+    paths = [
+        [folder / name for name in (*record["images"], *(map(map_name, record["images"]) if record["maps"] else ()))]
+        for record in records
+    ]
+    count = next((i for i, some in enumerate(paths) if not all(map(is_whole, some))), len(records))
+    for path in chain.from_iterable(paths[count:]):
+        check_ours(path)
+    return count
 
 
 def slug(prompt: str) -> str:

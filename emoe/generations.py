@@ -7,12 +7,15 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from emoe.choices import MODES, SCHEDULERS
-from emoe.errors import EmoeError
+from emoe.errors import EmoeError, real_number, whole_number
 from emoe.scores import Reading, Scores
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+NUMBERS = dict.fromkeys(("steps", "seed", "seeds", "size"), whole_number)
+NUMBERS |= dict.fromkeys(("guidance", "max_uncertainty"), real_number)
+MAY_BE_NONE = ("size", "max_uncertainty")
 OF_THE_NUMBER = ("seeds", "max_uncertainty", "read_out", "estimator")  # of a recipe, how it is measured and used
 MEASURED = ("eu", "uncertainty", "relative", "aleatoric", "by_seed", "weights", "truncated")  # of a score, in a record
 
@@ -36,11 +39,13 @@ class Recipe:
         for key, choices in (("mode", MODES), ("scheduler", SCHEDULERS)):
             if getattr(self, key) not in choices:
                 raise EmoeError(f"{key} is {getattr(self, key)!r}; choose one of {', '.join(choices)}")
-        if not isinstance(self.guidance, int | float) or not 1 <= self.guidance <= 100:
-            raise EmoeError(f"guidance is {self.guidance!r}; it must lie between 1 (none) and 100")
-        limit = self.max_uncertainty
-        if limit is not None and (not isinstance(limit, int | float) or not 0 <= limit < inf):
-            raise EmoeError(f"max_uncertainty is {limit!r}; it must be a number of at least 0")
+        for key, as_number in NUMBERS.items():
+            if (value := getattr(self, key)) is not None or key not in MAY_BE_NONE:
+                object.__setattr__(self, key, as_number(key, value))  # of numpy's numbers, Python's
+        if not 1 <= self.guidance <= 100:
+            raise EmoeError(f"guidance is {self.guidance}; it must lie between 1 (none) and 100")
+        if self.max_uncertainty is not None and not 0 <= self.max_uncertainty < inf:
+            raise EmoeError(f"max_uncertainty is {self.max_uncertainty}; it must be a number of at least 0")
         for field in fields(self):
             value = getattr(self, field.name)
             if self.mode == "mixture" and field.name in OF_THE_NUMBER and value != field.default:

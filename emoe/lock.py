@@ -91,7 +91,8 @@ def _fixed(text: str, weights: Weights, path: Path, kind: str = "checkpoint") ->
     """A source string that means the same tomorrow."""
     found = source.parse(text, weights.folder, weights.revision)
     if isinstance(found, source.Local):
-        return os.path.relpath(_real(found.path), path.parent.resolve())
+        real = _real(found.path)  # what was absolute stays so, and what was relative starts at the copy
+        return str(real) if Path(text).expanduser().is_absolute() else os.path.relpath(real, path.parent.resolve())
     if isinstance(found, source.Civitai):
         _, file = civitai.look_up(found, kind)
         return f"https://{source.CIVITAI_HOSTS[0]}/api/download/models/{file.version}?fileId={file.id}"

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Self, TypeVar
 
+import torch
 from torch import Tensor
 
 from emoe.choices import SPLITS
@@ -91,9 +92,18 @@ class Model:
 
     def encode(self, prompts: Sequence[str]) -> TextStates:
         """The text states of b prompts; warns of those that are cut, and of markup that is plain text here."""
+        self._check_precision()
         text = self.text(list(prompts))
         self._notices.of(text)
         return text
+
+    def _check_precision(self) -> None:
+        """EmoeError where numbers would not be those of the dtype that the mixture was loaded in."""
+        remedy = "load the mixture with the dtype that you want"
+        if torch.is_autocast_enabled(self.device.type):
+            raise EmoeError(f"torch.autocast is on, which changes every number; leave its block, and {remedy}")
+        if self.unet.conv_in.weight.dtype != self.dtype:
+            raise EmoeError(f"the UNet was converted to another dtype after it was loaded; {remedy}")
 
     def route(self, text: TextStates, negative: TextStates | None, halves: int = 1, split: bool = True) -> Route:
         """The prompts' route, over halves·b rows: under guidance (halves = 2) it serves both halves."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from emoe import generating, scoring
 from emoe.assemble import assemble
 from emoe.config import Weights, read_weights
 from emoe.device import choose_device, enough_memory
-from emoe.errors import EmoeError
+from emoe.errors import EmoeError, shown, whole_number
 from emoe.generations import Generation, Recipe
 from emoe.model import Model
 from emoe.prompts import check_text
@@ -133,7 +133,10 @@ class EMoE(Model):
             read_out=read_out,
             estimator=estimator,
         )
-        return list(self.stream_images(prompts, negative, recipe, batch_size))
+        generations = list(self.stream_images(prompts, negative, recipe, batch_size))
+        if not generations:
+            raise EmoeError("there are no prompts to draw")
+        return generations
 
     def stream_images(
         self,
@@ -163,17 +166,15 @@ class EMoE(Model):
 
 def check_batch_size(size: object) -> None:
     """EmoeError for what is no number of prompts; None leaves it to the device."""
-    if size is not None and (type(size) is not int or size < 1):
+    if size is not None and whole_number("batch_size", size) < 1:
         raise EmoeError(f"batch_size is {size!r}; it must be a whole number of at least 1")
 
 
 def _pairs(prompts: str | Sequence[str], negative: str | Sequence[str] | None) -> list[tuple[str, str]]:
     """Each prompt with its negative prompt; None is none, as in diffusers."""
-    if prompts is None:
-        raise EmoeError("prompts is None; give a text, or a list of them")
+    prompts = [prompts] if isinstance(prompts, str) else _listed("prompts", prompts)
     negative = "" if negative is None else negative
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
+    negatives = [negative] * len(prompts) if isinstance(negative, str) else _listed("negative", negative)
     if len(negatives) != len(prompts):
         raise EmoeError(
             f"prompts and negative prompts differ in number ({len(prompts)}, {len(negatives)}); give one, or one each"
@@ -181,6 +182,13 @@ def _pairs(prompts: str | Sequence[str], negative: str | Sequence[str] | None) -
     for text in (*prompts, *negatives):
         check_text(text)
     return list(zip(prompts, negatives, strict=True))
+
+
+def _listed(key: str, texts: Iterable[str]) -> list[str]:
+    """What is no list of texts though it can be walked through has no order, or would give the names of its columns."""
+    if not isinstance(texts, Iterable) or isinstance(texts, Mapping | Set | bytes) or hasattr(texts, "columns"):
+        raise EmoeError(f"{key} is {shown(texts)}; give a text, or a list of them (of a table, one column)")
+    return list(texts)
 
 
 def _unzipped(pairs: list[tuple[str, str]]) -> tuple[list[str], list[str]]:

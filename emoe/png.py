@@ -27,9 +27,14 @@ def save_png(image: Image.Image, path: Path, record: dict[str, Any]) -> None:
 
 def check_ours(path: Path) -> None:
     """EmoeError if something lies where an image is to be that this program did not write."""
-    empty = path.is_file() and not path.stat().st_size  # what a power cut leaves
-    if os.path.lexists(path) and not empty and not is_ours(path):
+    if os.path.lexists(path) and not (path.is_file() and _blank(path)) and not is_ours(path):
         raise EmoeError(f"{path} is not of emoe's making and is not replaced; move it, or name another --out")
+
+
+def _blank(path: Path) -> bool:
+    """Whether a file is empty, or begins with zeros: what a power cut leaves."""
+    with path.open("rb") as file:
+        return not file.read(64).strip(b"\0")
 
 
 def is_ours(path: Path) -> bool:

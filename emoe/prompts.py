@@ -88,7 +88,7 @@ def _read(path: Path) -> str:
 
 
 def _txt(text: str, path: Path) -> list[Prompt]:
-    lines = text.replace("\r\n", "\n").split("\n")  # nothing else ends a line: prompts may hold odd separators
+    lines = re.split(r"\r\n?|\n", text)  # nothing else ends a line: prompts may hold odd separators
     return [Prompt(line.strip()) for line in lines if line.strip()]
 
 

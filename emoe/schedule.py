@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from emoe import choices
-from emoe.errors import EmoeError
+from emoe.errors import EmoeError, whole_number
 
 TRAIN_STEPS = 1000
 BARS = numpy.cumprod(1 - numpy.linspace(0.00085**0.5, 0.012**0.5, TRAIN_STEPS) ** 2).tolist()
@@ -26,9 +26,9 @@ def noises(seed: int, shape: tuple[int, ...]) -> Iterator[Tensor]:
 
     Every prompt and every path gets the same (common random numbers): what differs is then not the noise.
     """
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        yield torch.randn(shape, generator=generator)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    while True:  # dtype and device are said, because a caller's defaults may be others
+        yield torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
 
 
 def noise(seed: int, shape: tuple[int, ...]) -> Tensor:
@@ -38,7 +38,7 @@ def noise(seed: int, shape: tuple[int, ...]) -> Tensor:
 
 def timesteps(steps: int) -> list[int]:
     """Leading spacing, offset 1: 25 steps give 961, 921, ..., 41, 1."""
-    if type(steps) is not int or not 1 <= steps < TRAIN_STEPS:
+    if not 1 <= whole_number("steps", steps) < TRAIN_STEPS:
         raise EmoeError(f"steps is {steps!r}; it must lie between 1 and {TRAIN_STEPS - 1}")
     stride = TRAIN_STEPS // steps
     return [stride * i + 1 for i in reversed(range(steps))]

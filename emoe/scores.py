@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from emoe.choices import ESTIMATORS, READ_OUTS
-from emoe.errors import EmoeError
+from emoe.errors import EmoeError, whole_number
 from emoe.schedule import TRAIN_STEPS, timesteps
 
 SMALLEST = 16  # pixels per side: the UNet halves the latents three times, and no VAE makes less than 2 pixels of one
@@ -35,8 +35,8 @@ class Reading:
             if field.name in (choices := {"read_out": READ_OUTS, "estimator": ESTIMATORS}):
                 if value not in choices[field.name]:
                     raise EmoeError(f"{field.name} is {value!r}; choose {' or '.join(map(repr, choices[field.name]))}")
-            elif type(value) is not int and not (field.name == "size" and value is None):
-                raise EmoeError(f"{field.name} is {value!r}; it must be a whole number")
+            elif not (field.name == "size" and value is None):
+                object.__setattr__(self, field.name, whole_number(field.name, value))
         if self.seeds < 1:
             raise EmoeError(f"seeds is {self.seeds}; it must be at least 1")
         if not 0 <= self.seed <= 2**63 - self.seeds:

@@ -14,6 +14,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from emoe.errors import EmoeError
 
+SPARE = 64  # rows of a text encoder that no token uses, as padding leaves them; more, and the tokenizer is another's
+
 
 class TextStates(NamedTuple):
     prompts: list[str]
@@ -40,7 +42,7 @@ class TextEncoder:
         network = config.num_attention_heads, config.hidden_act, config.layer_norm_eps
         self.settings = (*network, self.end, self.pad, tuple(sorted(words.items())))
         tokens = 1 + max(words.values(), default=-1)
-        if tokens > config.vocab_size or self.end is None:
+        if not 0 <= config.vocab_size - tokens <= SPARE or self.end is None:
             raise EmoeError(
                 f"the tokenizer ({tokens} tokens, the last one {self.end}) does not go with the text encoder "
                 f"({config.vocab_size} tokens); name the one that does under `tokenizer`"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 
+import numpy
+import pandas
 import pytest
 import torch
 from conftest import score
 
-from emoe import EMoE, EmoeError, device
+from emoe import EMoE, EmoeError, Recipe, device
 from emoe.__main__ import main
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
@@ -266,6 +270,12 @@ def test_wrong_arguments(weights):
     model = EMoE.from_toml(weights)
     for arguments, sentence in (
         (([],), "no prompts"),
+        (({"prompt": ["a"]},), "prompts is {'prompt': .*; give a text, or a list of them"),
+        (({"a", "b"},), "give a text, or a list of them"),
+        ((pandas.DataFrame({"prompt": ["a"]}),), "of a table, one column"),
+        ((5,), "prompts is 5"),
+        ((None,), "prompts is None"),
+        ((["a"], 5), "negative is 5"),
         (([3],), "prompt 3 is not text"),
         ((["a", "b"], ["x"]), r"differ in number \(2, 1\)"),
     ):
@@ -286,6 +296,37 @@ def test_wrong_arguments(weights):
             model.score(["a"], **settings)
     with pytest.raises(EmoeError, match="dtype is 'float8'"):
         EMoE.from_toml(weights, dtype="float8")
+    with pytest.raises(EmoeError, match="no prompts to draw"):
+        model.generate([])
+
+
+def test_numpys_numbers_are_numbers(weights):
+    model, seed = EMoE.from_toml(weights), numpy.arange(4)[3]
+    ours, theirs = (model.score(pandas.Series(["a"]), seed=x, size=64).records() for x in (3, seed))
+    assert ours == theirs
+    recipe = Recipe(seed=seed, steps=numpy.int64(3), guidance=numpy.float32(2.5))
+    assert json.dumps(asdict(recipe)) == json.dumps(asdict(Recipe(seed=3, steps=3, guidance=2.5)))
+
+
+def test_a_score_is_of_the_dtype_that_was_loaded(weights):
+    model = EMoE.from_toml(weights)
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(EmoeError, match="autocast is on"):
+        model.score("a", size=64)
+    model.unet = copy.deepcopy(model.unet).half()
+    with pytest.raises(EmoeError, match="was converted"):
+        model.score("a", size=64)
+
+
+def test_streams_that_the_shell_closed(run, weights, monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.stdout", None)
+    assert main(["score", "a", "--weights", str(weights), "--size", "64", "--out", str(tmp_path / "a.jsonl")]) == 0
+    assert main(["score", "a", "--weights", str(weights), "--size", "64"]) == 0
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 1
+
+
+def test_prompts_that_say_nothing_are_told_of(run, weights):
+    code, _, err = run(*score("a", " ", "", weights=weights))
+    assert (code, err) == (0, "emoe: 2 prompts of 3 say nothing, the first is number 2\n")
 
 
 def test_overflow_is_an_error_not_a_number(weights, monkeypatch):

@@ -110,6 +110,14 @@ def test_a_negative_prompt_counts_everywhere(model, monkeypatch):
     assert explain(model, "a bus", "blurry photo", READING).similarities == pytest.approx(logits.tolist(), rel=1e-4)
 
 
+def test_mistakes_are_told_before_weights_are_loaded(run, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr("emoe.pipeline.EMoE.from_weights", lambda *_, **__: pytest.fail("loaded"))
+    (tmp_path / "list.csv").write_text("prompt\na\n")
+    for prompt, sentence in (("", "no words"), ("a " * 78, "78 words"), (str(tmp_path / "list.csv"), "is a file")):
+        code, _, err = run("explain", prompt, "--weights", str(weights))
+        assert (code, sentence in err, err.count("\n")) == (2, True, 1)
+
+
 def test_what_cannot_be_explained(model):
     with pytest.raises(EmoeError, match="two seeds"):
         explain(model, PROMPT, reading=Reading(size=64))

@@ -15,8 +15,8 @@ from conftest import hear_sigint, needs_proc
 from PIL import Image
 
 from emoe import EMoE
-from emoe.gallery import slug
-from emoe.png import save_png
+from emoe.gallery import RECORDS, slug
+from emoe.png import is_whole, save_png
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 
@@ -267,6 +267,22 @@ def test_an_image_of_somebody_elses_is_not_replaced(draw, tmp_path):
     assert (code, "00001-a.png is not of emoe's making" in err, err.count("\n")) == (2, True, 1)
     assert (tmp_path / "out" / "00001-a.png").read_bytes() == kept
     assert names(tmp_path / "out") == ["00001-a.png"]
+
+
+def test_what_is_forgotten_is_forgotten_after_a_look_at_what_lies_there(draw, tmp_path):
+    """A foreign picture in the place of a lost one: the records stay, too. Zeros, as a power cut leaves, are none."""
+    draw("a", "b", "--mode", "fast")
+    picture, kept = tmp_path / "out" / "00001-a.png", (tmp_path / "out" / RECORDS).read_bytes()
+    mine = foreign_png(picture)
+    assert is_whole(picture)
+    picture.write_bytes(mine[:-1])
+    code, _, err = draw("a", "b", "--mode", "fast")
+    assert (code, "00001-a.png is not of emoe's making" in err) == (2, True)
+    assert (tmp_path / "out" / RECORDS).read_bytes() == kept
+    picture.write_bytes(bytes(len(mine)))
+    assert draw("a", "b", "--mode", "fast")[0] == 0
+    assert is_whole(picture)
+    assert (tmp_path / "out" / RECORDS).read_bytes() == kept
 
 
 def test_latents_that_are_not_finite(draw, tmp_path, monkeypatch):

@@ -52,6 +52,11 @@ def test_files_here(states, tmp_path):
     }
     _ = EMoE.from_toml(to).vae
 
+    absolute = locked(toml(tmp_path, str(tmp_path / "a.safetensors"), "a.safetensors", "b.safetensors"), to)
+    assert (absolute.base, absolute.experts[0].source) == (str(tmp_path / "a.safetensors"), "../a.safetensors")
+    _ = EMoE.from_toml(to).vae
+    locked(toml(tmp_path, "a.safetensors", "a.safetensors", "b.safetensors"), to)
+
     path = tmp_path / "b.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1

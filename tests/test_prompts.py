@@ -89,6 +89,12 @@ def test_standard_input(monkeypatch):
         read_prompts("-")
 
 
+def test_line_ends_of_every_system(tmp_path):
+    for end in ("\n", "\r\n", "\r"):
+        assert read(tmp_path, "p.txt", f"a{end}b{end}{end}") == [Prompt("a"), Prompt("b")]
+        assert read(tmp_path, "p.csv", f"prompt{end}a{end}b{end}") == [Prompt("a"), Prompt("b")]
+
+
 def test_only_line_ends_end_lines(tmp_path):
     """Unicode knows more of them, and prompts hold them."""
     odd = "a\u2028b\x85c\x0bd\x0ce"

@@ -184,7 +184,7 @@ def test_nothing_else_is_replaced(run, weights, made, tmp_path):
     other.write_text("{}")
     code, _, err = run("calibrate", "a cat", "--weights", str(weights), "--out", str(other))
     assert code == 2
-    assert "not a reference" in err
+    assert "diary.json is there already" in err
     assert other.read_text() == "{}"
 
 

@@ -22,8 +22,8 @@ def test_timesteps():
     assert len(timesteps(50)) == 50
     assert timesteps(1) == [1]
     assert timesteps(999)[0] == 999
-    for steps in (0, -1, 1000, True, 2.5):
-        with pytest.raises(EmoeError, match="between 1 and 999"):
+    for steps, sentence in ((0, "between 1 and"), (-1, "between 1 and"), (1000, "between 1 and 999"), (2.5, "whole")):
+        with pytest.raises(EmoeError, match=sentence):
             timesteps(steps)
 
 
@@ -50,6 +50,17 @@ def test_draws_begin_with_the_noise_and_repeat():
     assert torch.equal(first, next(again))
     assert torch.equal(second := next(once), next(again))
     assert not torch.equal(first, second)
+
+
+def test_a_callers_defaults_change_no_noise():
+    expected = noise(3, (1, 4, 2, 2))
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            found = noise(3, (1, 4, 2, 2))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v"])

@@ -56,11 +56,10 @@ def _calibrate(options: argparse.Namespace, rows: list[Record], path: Path) -> i
     weights = read_weights(options.weights)
 
     from emoe.pipeline import EMoE, check_batch_size
-    from emoe.reference import Reference, load_reference, quantiles, save_reference
+    from emoe.reference import Reference, quantiles, save_reference
 
     if path.exists():
-        load_reference(path)  # of anything else, that is said
-        raise EmoeError(f"{path} is a reference already; name another --out, or delete it")
+        raise EmoeError(f"{path} is there already; name another --out, or delete it")
     scores = RecordFile(path.with_name(f".{path.name}.scores.jsonl"), rows, USUAL)  # a run cut short goes on there
     reading = reading_of(options)
     check_batch_size(options.batch_size)

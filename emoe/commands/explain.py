@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from emoe.commands.options import add_machine, add_reading, add_weights, be_verbose, reading_of
+from emoe.commands.options import add_machine, add_reading, add_weights, be_verbose, check_no_file, reading_of
 from emoe.config import read_weights
 from emoe.prompts import check_text
 from emoe.terminal import as_json, show, visible
@@ -36,14 +36,16 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     be_verbose(options)
+    check_no_file(options.prompt, "emoe score has --prompts for that; explain takes one prompt")
     for text in (options.prompt, options.negative):
         check_text(text)
     weights = read_weights(options.weights)
 
-    from emoe.explaining import check_seeds, explain  # torch takes seconds; the mistakes above need not wait
+    from emoe.explaining import check_seeds, check_words, explain  # torch takes seconds; the mistakes above do not
     from emoe.pipeline import EMoE
 
     reading = reading_of(options)
+    check_words(options.prompt)
     check_seeds(reading)
     model = EMoE.from_weights(weights, device=options.device, dtype=options.dtype)
     explanation = explain(model, options.prompt, options.negative, reading)

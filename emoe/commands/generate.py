@@ -43,14 +43,19 @@ HALTED = 3  # exit code
 
 def add_to(commands: Any) -> argparse.ArgumentParser:
     parser = commands.add_parser("generate", help="images with their uncertainty", description=DESCRIPTION)
-    add_prompts(parser)
+    add_prompts(parser, usual=4)
     add_weights(parser)
     parser.add_argument("--out", metavar="DIR", required=True, help="where images and generations.jsonl go")
-    parser.add_argument("--mode", choices=MODES, default="emoe")
+    parser.add_argument(
+        "--mode",
+        choices=MODES,
+        default="emoe",
+        help="an image per path (the default), or one: with the uncertainty, or without it",
+    )
     parser.add_argument("--max-uncertainty", type=float, metavar="U", help="no image above this uncertainty")
     add_reference(parser)
     parser.add_argument("--max-percentile", type=float, metavar="P", help="the same, as a percentage of the reference")
-    parser.add_argument("--scheduler", choices=SCHEDULERS, default="ddim")
+    parser.add_argument("--scheduler", choices=SCHEDULERS, default="ddim", help="(default: %(default)s)")
     parser.add_argument("--steps", type=int, default=25, help="(default: %(default)s)")
     parser.add_argument("--guidance", type=float, default=7.5, help="1 is none (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the starting noise (default: %(default)s)")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from emoe.choices import DTYPES, ESTIMATORS, READ_OUTS
-from emoe.errors import EmoeError
+from emoe.errors import EmoeError, many
 from emoe.prompts import SUFFIXES, Prompt, check_text, read_prompts
 from emoe.records import Record
 from emoe.terminal import as_json, show
@@ -18,14 +18,18 @@ if TYPE_CHECKING:
     from emoe.reference import Reference
     from emoe.scores import Reading
 
+log = logging.getLogger("emoe")
 
-def add_prompts(parser: argparse.ArgumentParser) -> None:
+
+def add_prompts(parser: argparse.ArgumentParser, usual: int = 16) -> None:
     parser.add_argument("prompt", nargs="*", metavar="PROMPT")
     parser.add_argument(
         "--prompts", metavar="FILE", help=".txt, .csv, .tsv, .jsonl, .parquet, COCO captions .json; - for stdin"
     )
     parser.add_argument("--negative", default="", metavar="TEXT", help="negative prompt of those that have none")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="prompts at a time (default: 1 on a CPU)")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help=f"prompts at a time (default: 1 on a CPU, else {usual})"
+    )
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +45,9 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     """Where and how the number is read."""
     parser.add_argument("--seed", type=int, default=0, help="of the starting noise (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=1, help="average over so many noises (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=25, help="read the first step of so many (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=25, help="read the first of so many steps, 1 to 999 (default: %(default)s)"
+    )
     parser.add_argument("--timestep", type=int, metavar="T", help="read at this timestep instead, 0 to 999")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="image side (default: the checkpoint's own)")
     add_number(parser)
@@ -79,7 +85,9 @@ def reference_of(options: argparse.Namespace) -> Reference | None:
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
-    parser.add_argument("--dtype", choices=("auto", *DTYPES), default="auto")
+    parser.add_argument(
+        "--dtype", choices=("auto", *DTYPES), default="auto", help="auto: float16 on a GPU, else float32"
+    )
     add_verbose(parser)
 
 
@@ -91,11 +99,16 @@ def be_verbose(options: argparse.Namespace) -> None:
     logging.getLogger("emoe").setLevel(logging.INFO if options.verbose else logging.WARNING)
 
 
+def check_no_file(prompt: str, remedy: str) -> None:
+    """EmoeError for a prompt that is the name of a list."""
+    if prompt.endswith(SUFFIXES) and os.path.isfile(prompt):
+        raise EmoeError(f"the prompt {prompt!r} is a file; {remedy}")
+
+
 def rows_of(options: argparse.Namespace) -> list[Record]:
     """The prompts, their negative prompts, and what else the file says of them."""
     for text in options.prompt:
-        if text.endswith(SUFFIXES) and os.path.isfile(text):
-            raise EmoeError(f"the prompt {text!r} is a file; to take the prompts in it, write --prompts {text}")
+        check_no_file(text, f"to take the prompts in it, write --prompts {text}")
     if options.prompts == "":
         raise EmoeError("--prompts is empty; name a file, or leave it out")
     prompts = [Prompt(text) for text in options.prompt]
@@ -104,7 +117,10 @@ def rows_of(options: argparse.Namespace) -> list[Record]:
         raise EmoeError("there is no prompt; give one in quotes, or --prompts FILE")
     for text in (*options.prompt, options.negative):
         check_text(text)
-    return [prompt.row(options.negative) for prompt in prompts]
+    rows = [prompt.row(options.negative) for prompt in prompts]
+    if blank := [number for number, row in enumerate(rows, start=1) if not row["prompt"].strip()]:
+        log.warning("%s of %d say nothing, the first is number %d", many(len(blank), "prompt"), len(rows), blank[0])
+    return rows
 
 
 def route_text(weights: Sequence[float]) -> str:
