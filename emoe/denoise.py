@@ -45,8 +45,8 @@ def denoise(
 
     noises: (1, 4, h, w) each; the first is where the run starts, DDPM takes one a step.
     text, negative: text states (b, n, c); without `negative` (None) there is no guidance.
-    route: over the g·b rows of both halves, the negative one first. Where it splits, the first step does, and the
-    paths stay rows of one batch to the end.
+    route: over the g·b rows of both halves, the negative one first. Where it splits, the first step does; from then
+    on every path is a row of its own, by whose number the route knows that nothing splits again.
     """
     step, ts = SCHEDULERS[scheduler], timesteps(steps)
     states = text if negative is None else torch.cat([negative, text])  # (g·b, n, c)
@@ -61,7 +61,6 @@ def denoise(
         rows = repeat(z, "p b ... -> (p g b) ...", g=halves).to(dtype)
         out = unet(rows, torch.tensor([t], device=device), states, route)
         output, m_pre, m_post = (rearrange(m, "(p g b) ... -> g p b ...", g=halves, b=prompts) for m in out)
-        route = route and route.without_split()  # from now on every path is a row of its own
 
         output = wide(output)
         guided = output[0] if negative is None else output[0] + guidance * (output[1] - output[0])

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -38,12 +37,6 @@ class Route(ABC):
     def __init__(self, samples: int, experts: int, split: str | None = None):
         self.samples, self.experts, self.split = samples, experts, split
         self.weights: Tensor | None = None  # (b, e) where they are the same in every layer
-
-    def without_split(self) -> Route:
-        """The same for paths that go on alone: nothing splits again."""
-        route = copy(self)
-        route.split = None
-        return route
 
     def merged(self, matrices: Sequence[Tensor]) -> Tensor | None:
         """The experts' `matrices` (c', c) as one per prompt, (b, c', c), or one for all, (1, c', c).

@@ -276,6 +276,7 @@ def test_wrong_arguments(weights):
         ((5,), "prompts is 5"),
         ((None,), "prompts is None"),
         ((["a"], 5), "negative is 5"),
+        ((["a"], [3]), "prompt 3 is not text"),
         (([3],), "prompt 3 is not text"),
         ((["a", "b"], ["x"]), r"differ in number \(2, 1\)"),
     ):
@@ -298,6 +299,24 @@ def test_wrong_arguments(weights):
         EMoE.from_toml(weights, dtype="float8")
     with pytest.raises(EmoeError, match="no prompts to draw"):
         model.generate([])
+
+
+def test_prompts_at_a_time(weights):
+    model = EMoE.from_toml(weights)
+    assert [model.batch_size(size, 16) for size in (None, 1, 7)] == [1, 1, 7]  # on a CPU
+    both = model.score(["a cat", "a dog"], ["blurry photo", ""], size=64, batch_size=2).uncertainty
+    alone = [model.score(*pair, size=64).uncertainty.item() for pair in (("a cat", "blurry photo"), ("a dog", ""))]
+    assert both.tolist() == pytest.approx(alone, rel=1e-4)
+
+
+def test_three_long_prompts_are_named(weights, caplog):
+    model = EMoE.from_toml(weights)
+    model.encode([f"{i} " + "word " * 80 for i in range(5)])
+    model.encode(["0 " + "word " * 80, "(a red:1.2) bus", "(a red:1.2) cat"])
+    said = [record.getMessage() for record in caplog.records]
+    assert ["longer than 77 tokens" in line for line in said] == [True] * 3 + [False]
+    assert "if there are others" in said[2]
+    assert "'(a red:1.2) bus'" in said[3]
 
 
 def test_numpys_numbers_are_numbers(weights):

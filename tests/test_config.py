@@ -92,6 +92,8 @@ MISTAKES = {
     ),
     "segmoe and base": ('segmoe = "x/y"\n' + GOOD, "base cannot stand beside segmoe"),
     "segmoe and layers": ('segmoe = "x/y"\nlayers = "all"', "layers cannot stand beside segmoe"),
+    "a hash too long": (GOOD + f'sha256 = "{"a" * 65}"', "expert 2: sha256 must be 64 hexadecimal digits"),
+    "a novel": ("# " + "x" * 2**17, "is longer than 131072 characters"),
     "not toml": ("base = ", "is not valid TOML"),
     "two of single brackets": (GOOD.replace("[[expert]]", "[expert]"), "; write [[expert]], with double brackets"),
     "backslashes": (r'base = "C:\Users\me"', "is not valid TOML"),

@@ -353,6 +353,13 @@ def test_only_the_uncertain_halt(drawer):
     alone = drawer.generate(drawn.prompt, mode="mixture", **FEW)[0]
     assert (pixels_of(drawn.images[0]) - pixels_of(alone.images[0])).abs().max() <= 1
 
+    negatives = ["blurry photo", "cartoon"]
+    limit = drawer.score(PROMPTS, negatives, **FEW).uncertainty.mean().item()
+    found = drawer.generate(PROMPTS, negatives, mode="fast", max_uncertainty=limit, batch_size=2, **FEW)
+    drawn = next(g for g in found if not g.halted)  # guided away from its own negative prompt
+    alone = drawer.generate(drawn.prompt, drawn.negative_prompt, mode="mixture", **FEW)[0]
+    assert (pixels_of(drawn.images[0]) - pixels_of(alone.images[0])).abs().max() <= 1
+
 
 # Mistakes -----------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from emoe.errors import EmoeError
 from emoe.images import draw_map, to_images
-from emoe.png import save_png
+from emoe.png import check_ours, save_png
 from emoe.sheet import contact_sheet, in_lines
 
 
@@ -31,7 +31,22 @@ def test_a_map_is_red_where_the_paths_disagree():
     row, column = divmod(int(redness.argmax()), 64)
     assert (row // 8, column // 8) == (1, 6)
     assert abs(redness[40:, :30]).max() == 0
-    assert numpy.array(draw_map(image, torch.ones(8, 8))).shape == (64, 64, 3)  # all the same: nothing to show
+    grey = numpy.array(image.convert("L").convert("RGB"))
+    assert numpy.array_equal(draw_map(image, torch.ones(8, 8)), grey)  # all the same: nothing to show
+    above = numpy.array(draw_map(image, variance + 100)).astype(int)  # scaled to the map's own range
+    assert numpy.array_equal(above, pixels)
+
+
+def test_pixels_that_are_no_numbers_are_an_error_in_any_image():
+    values = iter((torch.zeros(1, 3, 2, 2), torch.full((1, 3, 2, 2), float("nan"))))
+    with pytest.raises(EmoeError, match="not finite"):
+        to_images(SimpleNamespace(decode=lambda z: next(values)), torch.zeros(2, 4, 1, 1))
+
+
+def test_a_link_that_leads_nowhere_is_somebody_elses(tmp_path):
+    (tmp_path / "a.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(EmoeError, match="not of emoe's making"):
+        check_ours(tmp_path / "a.png")
 
 
 def test_a_contact_sheet_has_a_row_a_prompt_and_a_column_an_expert():

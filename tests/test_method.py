@@ -2,6 +2,7 @@
 
 import copy
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -214,15 +215,16 @@ def test_summing_the_matrices_first_is_the_mixture(base, experts, samples, paths
     weights = choose(torch.randn(samples, 4, generator=torch.Generator().manual_seed(2)), 2)
     bmm, products = torch.bmm, []
     monkeypatch.setattr(torch, "bmm", lambda a, b: products.append(len(b)) or bmm(a, b))
-    for own in (weights, weights[:1].expand(samples, -1)):  # a route each, or one for all
-        route, matrices = PromptRoute(own, "attn2", halves=halves), len(own.unique(dim=0))
+    last = torch.cat([weights[:1].expand(samples - 1, -1), weights[-1:]])  # another route for the last one alone
+    for own in (weights, last, weights[:1].expand(samples, -1)):  # a route each, or one for all
+        route, matrices = PromptRoute(own, "attn2", halves=halves), 1 if len(own.unique(dim=0)) == 1 else samples
         expected = Mixture.forward(layer, x, route)
         hooks = [e.register_forward_hook(lambda *_: pytest.fail("an expert was run alone")) for e in layer.experts]
         assert close(layer(x, route), expected) < 1e-6
         for hook in hooks:
             hook.remove()
         assert len(route.merged([expert.weight for expert in layer.experts])) == matrices
-    assert products == ([samples] if samples > 1 else [])
+    assert products == ([samples] * 2 if samples > 1 else [])
     assert torch.equal(layer(x[:4], OneHot(1, 4)), Mixture.forward(layer, x[:4], OneHot(1, 4)))
 
 
@@ -234,6 +236,47 @@ def test_one_hot_gives_each_path_its_expert():
         (1, [2.0, 3.0]),
         (2, [4.0, 5.0]),
     ]
+
+
+def test_guidance_halves_go_one_way_whatever_the_gate(base, experts, text):
+    for gate in (UniformGate(4), HiddenGate(4, 2)):
+        model = EMoE(mixture_of(base, experts, gated=isinstance(gate, HiddenGate)), text, gate)
+        for halves in (1, 2):
+            route = model.route(model.encode(["a", "b", "c"]), None, halves=halves)
+            assert route.samples == 3 * halves
+            logits = torch.randn(halves * 3, 5, 4)
+            work = route.divide(logits, torch.nn.Identity())
+            rows = torch.zeros(halves * 3, 4)
+            for one in work:
+                rows[one.rows, one.expert] = 1
+            assert torch.equal(rows[:3], rows[-3:])
+
+
+@torch.inference_mode()
+def test_what_tells_mixtures_apart(base, experts, text):
+    """Whatever changes a number changes the mixture's digits; another model of the same does not."""
+
+    def model(unet=None, gate=None, **told):
+        return EMoE(unet or mixture_of(base, experts), text, gate or UniformGate(4), **told).mixture
+
+    smaller = mixture_of(base, experts)
+    smaller.config = replace(smaller.config, sample_size=32)
+    described = PromptGate(text(POSITIVE), text(NEGATIVE), top=2), PromptGate(text(POSITIVE), text(NEGATIVE), 3)
+    torch.manual_seed(0)
+    gated = mixture_of(base, experts, gated=True)
+    hidden = [model(gated, gate=HiddenGate(4, top)) for top in (1, 2)]
+    others = [model(), model(split="ff"), model(smaller), model(downsampling=4), *hidden]
+    others += [model(gate=gate) for gate in described]
+    assert len(set(others)) == len(others)
+    assert model() == others[0]
+
+
+def test_a_variant_keeps_the_rest(base, experts, text):
+    model = uniform_model(base, experts, text, split="ff", prediction_type="v", downsampling=4)
+    other = model.variant(gate=PromptGate(text(POSITIVE), text(NEGATIVE), top=2))
+    assert (other.split, other.prediction_type, other.downsampling) == ("ff", "v", 4)
+    third = other.variant(split="attn1")
+    assert (third.split, third.gate, third.unet, type(third)) == ("attn1", other.gate, model.unet, EMoE)
 
 
 # What scoring runs (5) ----------------------------------------------------------------------------------------------

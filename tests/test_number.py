@@ -34,6 +34,13 @@ def test_paths_that_agree_have_no_shares():
     assert measure(torch.ones(2, 3, 1, 4, 2, 2)).shares.tolist() == [[0, 0, 0]]
 
 
+def test_paths_that_agree_have_exactly_no_variance():
+    """Whatever their number: a sum of three equal numbers over three is not always that number."""
+    for count in (2, 3, 4, 7):
+        m = torch.randn(2, 1, 2, 64, 4, 4).expand(-1, count, -1, -1, -1, -1)
+        assert measure(m).eu.tolist() == [0, 0]
+
+
 def test_one_path_apart_has_most_of_it():
     m = torch.zeros(1, 4, 1, 8, 2, 2)
     m[:, 2] = 1.0

@@ -89,6 +89,11 @@ def test_standard_input(monkeypatch):
         read_prompts("-")
 
 
+def test_a_column_eu_makes_no_record_of_a_list(tmp_path):
+    found = read(tmp_path, "p.jsonl", '{"prompt": "a", "eu": 1, "group": "x", "size": 5}')
+    assert (found[0].group, found[0].group_size) == ("x", 5.0)
+
+
 def test_line_ends_of_every_system(tmp_path):
     for end in ("\n", "\r\n", "\r"):
         assert read(tmp_path, "p.txt", f"a{end}b{end}{end}") == [Prompt("a"), Prompt("b")]

@@ -24,7 +24,7 @@ from emoe.study.questions import (
     thresholds,
     word_shares,
 )
-from emoe.study.statistics import auroc, pearson, spearman
+from emoe.study.statistics import auroc, fisher, pearson, spearman
 
 
 def records(count: int = 40, seed: int = 0) -> list[dict]:
@@ -166,8 +166,13 @@ def test_groups_by_uncertainty_and_fit():
         [numpy.mean([record[key] for record in found if record["group"] == name]) for name in "abcd"]
         for key in ("uncertainty", "clip")
     )
-    row = group_correlations(found)[0]
+    row, _, ranked = group_correlations(found)
     assert (row["groups"], row["r"].value) == (4, pytest.approx(pearson(u, clip)))
+    assert ranked["r"][1:] == pytest.approx(fisher(ranked["r"].value, 4, ranks=True)[1:], nan_ok=True)
+    many = [{**record, "group": f"{i % 8}"} for i, record in enumerate(drawn(64))]
+    ranked = group_correlations(many)[2]["r"]
+    assert ranked == pytest.approx(fisher(ranked.value, 8, ranks=True))
+    assert ranked.high > fisher(ranked.value, 8).high
 
 
 def test_a_limit_saves_and_costs():
@@ -301,6 +306,18 @@ def test_a_ceiling():
     found = {row["number"]: row["at its ceiling"] for row in compared(rows, 5)}
     assert found["flat"] == pytest.approx(16 / 36)
     assert found["uncertainty"] == pytest.approx(1 / 36)
+    below = [row | {"baselines": {"below": -1.0 - i}} for i, row in enumerate(rows)]
+    assert {row["number"]: row for row in compared(below, 5)}["below"]["at its ceiling"] == pytest.approx(1 / 36)
+
+
+def test_prompts_of_no_group_take_no_part():
+    rows = [row | {"relative": 1.0} for row in records(40)]
+    lost = [{**row, "group": "de"} if i % 5 == 0 else row for i, row in enumerate(rows)]
+    none = [{key: row[key] for key in row if row[key] != "de"} for row in lost]
+    some = [row for row in lost if row["group"] != "de"]
+    name = "AUROC of other groups than en"
+    found, expected = (compared(told[1:], 5)[0][name].value for told in (none, some))
+    assert found == pytest.approx(expected)
 
 
 # The whole list, and its experts --------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ def test_a_limit_lets_its_share_through():
         reference([0.0, 0.0, 1.0]).limit(10)
     assert reference([0.0, 0.0, 1.0]).limit(50) == 0
     assert quantiles([3.0, 1.0, 2.0], (50, 100)) == {50: 2.0, 100: 3.0}
+    assert quantiles([3.0, 1.0, 2.0, 4.0], (50,)) == {50: 2.0}  # a value of the list: half of it is at most that
 
 
 @pytest.mark.parametrize("values", [[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 2.0, 2.0, 9.0], [1.0, 3.0, 4.0], [5.0]])

@@ -58,7 +58,6 @@ def test_the_split_happens_once_and_where_it_is_said():
     assert torch.equal(rows, x.repeat(4, 1, 1))  # path-major
     assert len(here.divide(rows)) == 4
     assert split(rows, route, "attn2") == (rows, route)
-    assert (route.without_split().split, route.split) == (None, "attn2")  # a copy
     assert len(route.divide(rows)[0].weight) == 8
 
 

@@ -23,6 +23,7 @@ from emoe.study.statistics import (
     quartile_table,
     rank_sum,
     risk_coverage,
+    signed_ranks,
     spearman,
     student,
     trend,
@@ -119,6 +120,7 @@ def test_what_cannot_be_answered_is_nan():
     assert math.isnan(trend([1, 1], [1, 2]).tau)
     assert all(math.isnan(x) for x in bootstrap(auroc, [1, 2], [True, True], resamples=5))
     assert all(math.isnan(x) for x in bootstrap(auroc, [], []))
+    assert math.isnan(signed_ranks(numpy.zeros(6)))
     value, low, high = bootstrap(mean, [3.0])
     assert (value, math.isnan(low), math.isnan(high)) == (3, True, True)
 
@@ -172,6 +174,11 @@ def test_clusters_may_lie_anywhere_and_differ_in_size():
     assert bootstrap(whole, labels, clusters=labels, resamples=100) == (1, 1, 1)
 
 
+def test_strata_of_clusters_that_lie_anywhere():
+    clusters, strata = [*"kjihgfedcbakjihgfedcba"], [*"xxxxxyyyyyyxxxxxyyyyyy"]
+    assert bootstrap(lambda s: float((s == "x").sum()), strata, clusters=clusters, strata=strata) == (10, 10, 10)
+
+
 def test_strata_keep_their_sizes():
     labels = [*"aaaaabbbbbbb"]
     assert bootstrap(lambda s: float((s == "b").sum()), labels, strata=labels, resamples=50) == (7, 7, 7)
@@ -191,6 +198,9 @@ def test_resamples_that_have_no_answer_are_left_out():
     """One prompt of twelve is positive, so a third of the resamples have none."""
     found = bootstrap(auroc, numpy.arange(12), numpy.arange(12) == 8, resamples=200)
     assert 0 <= found.low < found.value < found.high <= 1
+    # the lowest answer there can be is 1; a gap for 0 would be lower
+    answers = bootstrap(lambda x: float("nan") if (x == 5).sum() == 0 else 1.0 + (x == 5).sum(), numpy.arange(8))
+    assert answers.low == 2
 
 
 def test_student_beside_scipy(rng):

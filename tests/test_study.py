@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -234,9 +235,20 @@ def test_a_run_is_looked_at_from_its_first_step_on(model):
     first, second, _ = seen.values()
     assert torch.allclose(first, model.score(prompts, negatives, steps=3).uncertainty, rtol=1e-4)
     assert not torch.allclose(first, second, rtol=0.1)
+    early = along(model, prompts, negatives, replace(recipe, read_out="pre"), "run")["run 667"]
+    read = model.score(prompts, negatives, steps=3, read_out="pre").uncertainty
+    assert torch.allclose(early, read, rtol=1e-4)
     after = along(model, prompts, negatives, recipe, "latent")["latent"]
     latents = next(denoising_steps(model, prompts, negatives, recipe)).latents
     assert torch.allclose(after, latents[0, 0].numel() ** 0.5 * latents.var(dim=0, correction=0).mean(dim=(1, 2, 3)))
+
+
+def test_ways_are_all_others(model):
+    from emoe.study.ablations import looks, ways
+
+    small = [way.name for way in ways(model, Reading(size=64), ["size", "timestep"])]
+    assert small == ["size 128", *(f"timestep {t}" for t in looks(25)[1:])]  # half of it would be nothing
+    assert [way.reading.size for way in ways(model, Reading(size=256), ["size"])] == [128, 192, 384]
 
 
 def test_baselines_are_of_the_same_forward(run, weights, tmp_path):

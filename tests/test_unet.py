@@ -6,6 +6,7 @@ from conftest import TINY, close, random_unet, sample, table
 from twins import unet_twin
 
 from emoe.unet import UNet, UNetConfig
+from emoe.unet.blocks import TimeEmbedding
 
 OTHERS = [
     TINY,
@@ -50,6 +51,17 @@ def test_stops_at_the_mid_block(base):
 
 
 @torch.inference_mode()
+@torch.inference_mode()
+def test_timesteps_are_exact_in_half_precision():
+    """Angles of 961 radians are: in half precision they would be half a radian off."""
+    torch.manual_seed(0)
+    embedding, t = TimeEmbedding(320), torch.tensor([961, 421])
+    expected = embedding(t)
+    for dtype in (torch.float16, torch.bfloat16):
+        assert close(embedding.to(dtype)(t), expected) < 0.01
+        embedding.float()
+
+
 def test_one_timestep_serves_all_rows(base):
     x, t, states = sample(3)
     assert close(base(x, t, states).prediction, base(x, t.expand(3), states).prediction) < 1e-6
