@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -23,6 +23,21 @@ def make_folder(folder: Path, new: bool = False) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise EmoeError(f"cannot make the folder {folder}: {reason}; name another with --out") from error
+
+
+@contextmanager
+def made(*folders: Path) -> Iterator[None]:
+    """Folders for the work inside. If it fails, those that it made and that are still empty go again."""
+    new = [folder for folder in folders if not os.path.exists(folder)]
+    try:
+        for folder in folders:
+            make_folder(folder)
+        yield
+    except BaseException:
+        for folder in reversed(new):
+            with suppress(OSError):  # it holds something, or could not be made
+                folder.rmdir()
+        raise
 
 
 def check_new(folder: Path) -> None:

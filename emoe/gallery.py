@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from emoe.atomic import make_folder
+from emoe.atomic import made
 from emoe.errors import EmoeError
 from emoe.generations import Generation
 from emoe.images import draw_map
@@ -22,17 +23,21 @@ ROWS = 20  # prompts on a contact sheet
 SLUG = 80  # bytes of a prompt in a file name; file systems allow 255 in all
 
 
-def make_gallery(path: str | Path) -> Path:
-    """A folder for a run's images: a new one, or an earlier run's. EmoeError for any other."""
+@contextmanager
+def gallery(path: str | Path) -> Iterator[Path]:
+    """A folder for a run's images: a new one, or an earlier run's. EmoeError for any other.
+
+    A new one goes again if nothing comes into it.
+    """
     if not str(path):
         raise EmoeError("--out is empty; name a folder")
     folder = Path(path)
-    make_folder(folder)
-    names = [path.name for path in folder.iterdir()]
-    foreign = [name for name in names if not OURS.fullmatch(name)]
-    if foreign and RECORDS not in names:
-        raise EmoeError(f"{folder} holds other things ({foreign[0]}); name a new folder with --out")
-    return folder
+    with made(folder):
+        names = [path.name for path in folder.iterdir()]
+        foreign = [name for name in names if not OURS.fullmatch(name)]
+        if foreign and RECORDS not in names:
+            raise EmoeError(f"{folder} holds other things ({foreign[0]}); name a new folder with --out")
+        yield folder
 
 
 def check_sheets(folder: Path) -> None:

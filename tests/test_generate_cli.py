@@ -285,6 +285,13 @@ def test_what_is_forgotten_is_forgotten_after_a_look_at_what_lies_there(draw, tm
     assert (tmp_path / "out" / RECORDS).read_bytes() == kept
 
 
+def test_a_refused_run_leaves_no_folder_of_its_own(draw, tmp_path):
+    for there in (False, True):
+        code, _, err = draw("a", "--size", "80")
+        assert (code, "must be a multiple" in err, (tmp_path / "out").exists()) == (2, True, there)
+        (tmp_path / "out").mkdir(exist_ok=True)  # a folder of the user's stays
+
+
 def test_latents_that_are_not_finite(draw, tmp_path, monkeypatch):
     """The second prompt's: the first one's images stay, and of the second there is nothing."""
     from emoe import generating

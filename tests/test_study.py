@@ -316,7 +316,7 @@ def test_what_there_is_not_with_a_mixture(run, weights, tmp_path, asked, lines, 
     arguments = ("study", "a", "b", "--ablate", asked, *score(weights=str(two))[1:])
     code, _, err = run(*arguments, "--out", str(tmp_path / "out"))
     assert (code, len(err.splitlines()), said in err) == (2, 1, True), err
-    assert not list((tmp_path / "out").rglob("*.jsonl"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_operations_are_counted():

@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     rows, weights = rows_of(options), read_weights(options.weights)
 
     from emoe.device import choose_device  # torch takes seconds; the mistakes above need not wait
-    from emoe.gallery import RECORDS, check_sheets, draw_sheets, intact, make_gallery, save
+    from emoe.gallery import RECORDS, check_sheets, draw_sheets, gallery, intact, save
     from emoe.generations import Recipe
     from emoe.pipeline import DRAWN, EMoE, check_batch_size
 
@@ -91,8 +91,7 @@ def run(options: argparse.Namespace) -> int:
         raise EmoeError("mode 'mixture' has no map to draw; choose 'fast' or 'emoe'")
     check_batch_size(options.batch_size)
     machine = choose_device(options.device, options.dtype)
-    folder = make_gallery(options.out)
-    with exclusive(folder / RECORDS):
+    with gallery(options.out) as folder, exclusive(folder / RECORDS):
         if recipe.mode == "emoe":
             check_sheets(folder)
         file = RecordFile(folder / RECORDS, rows)

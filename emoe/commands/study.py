@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emoe.atomic import check_place, make_folder
+from emoe.atomic import check_place, made
 from emoe.commands.options import (
     add_machine,
     add_prompts,
@@ -69,9 +69,7 @@ def run(options: argparse.Namespace) -> int:
     be_verbose(options)
     plan = _plan(options)
     clip = plan.load_clip()
-    for path in plan.folders:
-        make_folder(path)
-    with exclusive(plan.folder / "scores.jsonl"):
+    with made(*plan.folders), exclusive(plan.folder / "scores.jsonl"):
         return _study(options, plan, clip)
 
 
