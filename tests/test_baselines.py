@@ -214,3 +214,8 @@ def test_a_v_predicting_base_is_read_as_one(base, experts, text):
     bar = BARS[961]
     again = bar**0.5 * found.now.image + (1 - bar) ** 0.5 * found.now.noise
     assert torch.allclose(again, found.z.expand_as(again), atol=1e-4)  # image and noise make z
+    text, fresh, bar = model.encode(PROMPTS[:1]), noise(1000, (1, 4, 16, 16)), BARS[481]
+    z = bar**0.5 * found.unguided.image.mean(dim=0) + (1 - bar) ** 0.5 * fresh
+    v = model.unet(z, torch.tensor([481]), text.states, model.route(text, None, split=False)).prediction
+    error = (bar**0.5 * v + (1 - bar) ** 0.5 * z - fresh).square().mean(dim=(1, 2, 3))
+    assert torch.allclose(classifier_error(model, text, found), error, rtol=1e-4)

@@ -307,6 +307,10 @@ def test_prompts_at_a_time(weights):
     both = model.score(["a cat", "a dog"], ["blurry photo", ""], size=64, batch_size=2).uncertainty
     alone = [model.score(*pair, size=64).uncertainty.item() for pair in (("a cat", "blurry photo"), ("a dog", ""))]
     assert both.tolist() == pytest.approx(alone, rel=1e-4)
+    one, three = (model.score(PROMPTS, size=64, batch_size=size) for size in (1, 3))
+    assert one.shares.shape == (3, 4)
+    assert torch.allclose(one.shares, three.shares, rtol=1e-3)
+    assert model.score("a", size=64, timestep=0).uncertainty > 0
 
 
 def test_three_long_prompts_are_named(weights, caplog):

@@ -171,3 +171,7 @@ def test_the_shipped_cards():
     runway = read_weights(ROOT / "weights-runway.toml")
     assert (len(runway.experts), runway.top, runway.layers) == (4, 4, "all")
     assert len({(e.positive, e.negative) for e in runway.experts}) == 1
+
+
+def test_descriptors_that_differ_in_one_are_told_apart(tmp_path):
+    assert read_weights(write(tmp_path, "top = 1\n" + GOOD.replace("anime", "photo"))).top == 1

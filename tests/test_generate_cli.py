@@ -117,6 +117,7 @@ def test_some_halt(draw, tmp_path):
         assert len(record["images"]) == (not record["halted"])
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_was_stopped(draw, tmp_path):
     draw(*PROMPTS)
     folder = tmp_path / "out"

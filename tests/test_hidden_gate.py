@@ -308,6 +308,7 @@ def test_a_folder_that_can_be_built_is_not_made_too_early(run, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_is_built_is_the_prompt_gates_mixture(toml, run, tmp_path):
     """Its temperature is nothing to the hidden gate, and in nobody's way."""
     path = toml.with_name("prompt.toml")

@@ -54,6 +54,7 @@ def test_json_of_what_cannot_be_read(run, tmp_path, case):
     assert err == f"emoe: {found['refused']}\n"
 
 
+@pytest.mark.slow
 def test_a_segmoe_mixture(run, tmp_path):
     folder = segmoe(tmp_path / "mixture", [forms.state(seed) for seed in (1, 2, 3)])
     code, out, err = run("inspect", str(folder))

@@ -151,6 +151,7 @@ def test_a_tokenizer_is_found_from_the_copy_too(states, tmp_path):
     assert EMoE.from_weights(weights).text(["a red bus"]).truncated == [False]
 
 
+@pytest.mark.slow
 def test_the_command(run, tmp_path):
     to = tmp_path / "locked.toml"
     code, _, err = run("lock", "--weights", "miniature", "--out", str(to))

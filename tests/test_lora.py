@@ -216,6 +216,7 @@ def test_lock(states, files, tmp_path):
     assert "expert 1: loras[0]: ../x.safetensors is another file" in fails(to)
 
 
+@pytest.mark.slow
 def test_from_civitai(states, files, tmp_path, world: World):
     data = save(tmp_path / "x.safetensors", matrices(states[0])).read_bytes()
     world.data = data

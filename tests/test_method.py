@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import NEGATIVE, POSITIVE, close, mixture_of, of_expert, sample, uniform_model
 
+from emoe.errors import EmoeError
 from emoe.gate import HiddenGate, PromptGate, UniformGate
 from emoe.moe import Mixture, mix, mixed_layers, mixtures, origin
 from emoe.moe.mixture import LinearMixture
@@ -256,10 +257,12 @@ def test_guidance_halves_go_one_way_whatever_the_gate(base, experts, text):
 def test_what_tells_mixtures_apart(base, experts, text):
     """Whatever changes a number changes the mixture's digits; another model of the same does not."""
 
-    def model(unet=None, gate=None, **told):
-        return EMoE(unet or mixture_of(base, experts), text, gate or UniformGate(4), **told).mixture
+    ours = mixture_of(base, experts)
 
-    smaller = mixture_of(base, experts)
+    def model(unet=ours, gate=None, **told):
+        return EMoE(unet, text, gate or UniformGate(4), **told).mixture
+
+    smaller = copy.copy(ours)
     smaller.config = replace(smaller.config, sample_size=32)
     described = PromptGate(text(POSITIVE), text(NEGATIVE), top=2), PromptGate(text(POSITIVE), text(NEGATIVE), 3)
     torch.manual_seed(0)
@@ -322,3 +325,9 @@ def test_the_page_of_the_method_shows_what_runs(capsys):
     (example,) = re.findall(r"```python\n(.+?)```", page, re.DOTALL)
     exec(compile(example, "docs/method.md", "exec"), {})
     assert re.match(r"tensor\(\[\d.*\]\)\n$", capsys.readouterr().out)
+
+
+def test_no_split_where_nothing_is_mixed(base, experts, text):
+    """All paths would be the same, and the number 0."""
+    with pytest.raises(EmoeError, match="where nothing is mixed"):
+        EMoE(mixture_of(base, experts, "attn"), text, UniformGate(4), split="ff")

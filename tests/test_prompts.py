@@ -234,3 +234,13 @@ def test_sizes_that_are_none(tmp_path, size):
     (tmp_path / "list.csv").write_text(f"prompt,size\na,{size}\n")
     with pytest.raises(EmoeError, match="its size is"):
         read_prompts(tmp_path / "list.csv")
+
+
+def test_quotes_are_letters_between_tabs(tmp_path):
+    found = read(tmp_path, "p.tsv", 'prompt\tid\n"Hi" she said\t1\n"open\t2\n')
+    assert [prompt.text for prompt in found] == ['"Hi" she said', '"open']
+
+
+def test_true_is_no_size(tmp_path):
+    with pytest.raises(EmoeError, match="its size is True"):
+        read(tmp_path, "p.jsonl", '{"prompt": "a", "size": true}')

@@ -14,6 +14,7 @@ from emoe.errors import EmoeError
 from emoe.study.columns import check_sizes
 from emoe.study.groups import group_correlations, group_means, groups
 from emoe.study.questions import (
+    _within,
     ablations,
     compared,
     every_prompt,
@@ -308,6 +309,15 @@ def test_a_ceiling():
     assert found["uncertainty"] == pytest.approx(1 / 36)
     below = [row | {"baselines": {"below": -1.0 - i}} for i, row in enumerate(rows)]
     assert {row["number"]: row for row in compared(below, 5)}["below"]["at its ceiling"] == pytest.approx(1 / 36)
+
+
+def test_the_number_of_words_does_not_explain_itself():
+    assert "given the number of words" not in ranks(records(), 5)[0]
+
+
+def test_a_group_of_one_has_no_order_within_it():
+    rows = [{"prompt": "x", "group": "a" if i < 6 else "b"} for i in range(7)]
+    assert _within(rows, numpy.arange(7.0), numpy.arange(7.0)) == 1
 
 
 def test_prompts_of_no_group_take_no_part():

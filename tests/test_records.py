@@ -267,3 +267,15 @@ def test_what_is_usual_is_left_out_of_lines_and_read_again(tmp_path):
     again = RecordFile(tmp_path / "x.jsonl", rows, USUAL).records
     assert again == [USUAL | record for record in records]
     assert asdict(Reading()).items() >= {key: USUAL[key] for key in ("seeds", "read_out", "estimator")}.items()
+
+
+@pytest.mark.parametrize(
+    ("score", "sentence"),
+    [(f'"eu":{eu},', "for its eu, no number") for eu in ("NaN", "Infinity", '"1"', "true")]
+    + [("", "line 1 has no eu")],
+)
+def test_a_score_is_a_number(tmp_path, score, sentence):
+    line = f'{{"prompt":"a","mixture":"m",{score}"uncertainty":1,"relative":1}}\n'
+    (tmp_path / "s.jsonl").write_text(line)
+    with pytest.raises(EmoeError, match=sentence):
+        RecordFile(tmp_path / "s.jsonl", [{"prompt": "a"}], USUAL)

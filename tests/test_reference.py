@@ -221,3 +221,13 @@ def test_generate_halts_by_it(run, weights, made, tmp_path):
         assert code == 2
         assert len(err.splitlines()) == 1
     assert not (tmp_path / "other").exists()
+
+
+def test_whatever_a_reference_is_of_marks_it():
+    one = Reference([5.0], "0123abcd", Reading(size=64))
+    others = replace(one, mixture="x"), replace(one, reading=Reading(size=128)), replace(one, uncertainty=[6.0])
+    assert len({one.mark, *(other.mark for other in others)}) == 4
+
+
+def test_a_limit_has_six_digits_as_records_do():
+    assert Reference([5.0], "0123abcd", Reading(size=64)).limit(20) == 4.99999

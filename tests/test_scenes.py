@@ -11,8 +11,9 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from emoe.study.columns import scenes
-from emoe.study.groups import groups, pairs
+from emoe.study.groups import groups, pairs, separation
 from emoe.study.questions import compared, quarters, ranks
+from emoe.study.statistics import auroc, bootstrap
 
 
 def told(scenes: int = 12, seed: int = 0) -> list[dict]:
@@ -145,3 +146,15 @@ def test_baselines_are_held_against_the_noise_they_had():
     found = {row["number"]: row for row in compared(rows, 20)}
     assert found["first"]["better by"] == (0, 0, 0)
     assert found["uncertainty"]["better by"] == (0, 0, 0)
+
+
+def test_scenes_that_are_alike_are_not_above():
+    rows = [row | {"uncertainty": 1.0} if row["prompt"].endswith(" 0") else row for row in told()]
+    rows = [{key: row[key] for key in row if key != "by_seed"} for row in rows]
+    assert pairs(rows, 10)[0]["pairs above"] == 11 / 12
+
+
+def test_without_scenes_the_groups_keep_their_sizes():
+    values, other = numpy.random.default_rng(0).normal(size=40), numpy.arange(40) < 6
+    found = separation([{"prompt": str(i)} for i in range(40)], values, other, 200)
+    assert found == bootstrap(auroc, values, other, strata=other, resamples=200)

@@ -277,10 +277,11 @@ def test_fewer_paths_are_those_of_the_score(model):
         some = m[:, chosen].double()
         expected = some.var(dim=1, correction=0).mean(dim=(0, 2, 3, 4)) * m[0, 0, 0].numel() ** 0.5
         assert torch.allclose(u.double(), expected, rtol=1e-4), name
-    empty = torch.zeros_like(m[:, :, :1])
+    empty = torch.randn_like(m[:, :, :1])
     for name, u in fewer(model, prompts, negatives, reading, empty).items():
         some = m[:, [int(i) - 1 for i in name.split()[1:]]].double()
-        answer = some.mean(dim=1).square().mean(dim=(0, 2, 3, 4))  # beside nothing
+        beside = empty[:, [int(i) - 1 for i in name.split()[1:]]].double()  # the same paths' of the empty prompt
+        answer = (some.mean(dim=1) - beside.mean(dim=1)).square().mean(dim=(0, 2, 3, 4))
         assert torch.allclose(u.double(), some.var(dim=1, correction=0).mean(dim=(0, 2, 3, 4)) / answer, rtol=1e-4), (
             name
         )

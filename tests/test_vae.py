@@ -308,3 +308,10 @@ def test_a_folders_config_is_read(state, tmp_path):
     folder = forms.hub(tmp_path / "a", forms.unet(state), {}, forms.vae(state))
     (folder / "vae" / "config.json").write_text('{"scaling_factor": 0.25}')
     assert load_vae(open_checkpoint(str(folder)).parts["vae"]).config.scaling == 0.25
+
+
+def test_tiles_are_blended_in_float32():
+    """In bfloat16, weights of two tiles would not add up to one, and seams would show."""
+    z = torch.ones(1, 4, 40, 40, dtype=torch.bfloat16)
+    found = tiled(lambda t: 0.3 * t[:, :3].repeat_interleave(2, 2).repeat_interleave(2, 3), z, 2, 24, 8)
+    assert (found.dtype, found.unique().numel()) == (torch.bfloat16, 1)
