@@ -41,7 +41,7 @@ SPOKEN = {"text_encoder": "text encoder", "vae": "VAE"}
 
 
 class Prepared(NamedTuple):
-    """A description of which nothing is left to be found wrong but the UNets' weights."""
+    """A description that has been checked: only the UNets' weights are still unread."""
 
     weights: Weights  # with what a SegMoE mixture tells itself
     base: Checkpoint

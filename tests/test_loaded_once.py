@@ -40,7 +40,7 @@ def test_a_model_is_its_own_and_warnings_come_again(states, tmp_path, loaded_onc
     paths = write(tmp_path, *states[:2])
     toml = weights(tmp_path, paths[0], *paths)
     one, other = (EMoE.from_toml(toml) for _ in range(2))
-    assert (one.unet is other.unet, one._too_long is other._too_long) == (True, False)
+    assert (one.unet is other.unet, one._notices is other._notices) == (True, False)
     alike = weights(tmp_path, paths[0], *[paths[0]] * 2)
     with caplog.at_level(logging.WARNING):
         for count in (1, 2):

@@ -43,7 +43,7 @@ class Lora(Part):
 
     alphas: Alphas = field(default_factory=Alphas)  # of layers that have none in the file
     scale: float = 1.0
-    trained = False  # of every layer: what was left alone adds 0
+    trained = False  # an all-zero matrix is legal here: a layer that training left alone
 
     @property
     def layers(self) -> set[str]:

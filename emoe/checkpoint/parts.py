@@ -27,7 +27,7 @@ class Part:
     where: str  # for messages
     places: dict[str, tuple[WeightsFile, str]] = field(default_factory=dict)  # our name -> its file, its name there
     config: dict[str, Any] = field(default_factory=dict)  # its config.json; {} for single files
-    trained: ClassVar[bool] = True  # so that no matrix of it is 0
+    trained: ClassVar[bool] = True  # then an all-zero matrix means a broken download
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -31,7 +31,7 @@ LOOKS = 6  # at a run, from its first step to its last
 
 
 class Way(NamedTuple):
-    """One of them."""
+    """One way to read the list."""
 
     name: str  # a file's name
     model: EMoE
@@ -58,7 +58,7 @@ def check_model(model: EMoE, asked: Sequence[str]) -> None:
 
 
 def ways(model: EMoE, reading: Reading, asked: Sequence[str]) -> Iterator[Way]:
-    """All but the reading itself. The reading has a size. All timesteps start from the same noise, as `--timestep`."""
+    """Every way that `asked` names, without the reading itself, which has a size. Timesteps share one noise."""
     if "size" in asked:
         step = 8 * model.downsampling
         sizes = {round(reading.size * part / step) * step for part in (0.5, 0.75, 1.5)} - {0, reading.size}
