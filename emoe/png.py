@@ -32,9 +32,9 @@ def check_ours(path: Path) -> None:
 
 
 def _blank(path: Path) -> bool:
-    """Whether a file is empty, or begins with zeros: what a power cut leaves."""
+    """Whether a file holds nothing, or nothing but zeros: what a power cut leaves."""
     with path.open("rb") as file:
-        return not file.read(64).strip(b"\0")
+        return not any(chunk.strip(b"\0") for chunk in iter(lambda: file.read(2**20), b""))
 
 
 def is_ours(path: Path) -> bool:

@@ -49,6 +49,16 @@ def test_a_link_that_leads_nowhere_is_somebody_elses(tmp_path):
         check_ours(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("size", [0, 100, 3 * 2**20])
+def test_zeros_are_nobodys(tmp_path, size):
+    path = tmp_path / "a.png"
+    path.write_bytes(bytes(size))
+    check_ours(path)
+    path.write_bytes(bytes(size) + b"mine")
+    with pytest.raises(EmoeError, match="not of emoe's making"):
+        check_ours(path)
+
+
 def test_a_contact_sheet_has_a_row_a_prompt_and_a_column_an_expert():
     colours = [["red", "green"], ["blue", "yellow"], ["black", "white"]]
     rows = [("label " * 100, [Image.new("RGB", (64, 64), c) for c in row]) for row in colours]

@@ -52,6 +52,12 @@ def test_odd_prompts(text):
         assert torch.isfinite(text([prompt]).states).all()
 
 
+def test_what_says_nothing(text):
+    """By its tokens alone, or with its states: the same."""
+    prompts = ["", " \n", "<|endoftext|>", "a", ".", "<|endoftext|> a", "word " * 99]
+    assert text.empty(prompts) == text(prompts).empty.tolist() == [True] * 3 + [False, False, True, False]
+
+
 def test_phi_is_the_mean_without_the_start_at_unit_length(text):
     states = text(["a red bus"])
     expected = states.states[0, 1:5].mean(0)

@@ -41,7 +41,8 @@ def run(options: argparse.Namespace) -> int:
         check_text(text)
     weights = read_weights(options.weights)
 
-    from emoe.explaining import check_seeds, check_words, explain  # torch takes seconds; the mistakes above do not
+    # torch takes seconds; the mistakes above need not wait
+    from emoe.explaining import check_seeds, check_words, explain
     from emoe.pipeline import EMoE
 
     reading = reading_of(options)

@@ -50,7 +50,7 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
         "--mode",
         choices=MODES,
         default="emoe",
-        help="an image per path (the default), or one: with the uncertainty, or without it",
+        help="emoe (the default): an image per path; fast: one, and the uncertainty; mixture: one alone",
     )
     parser.add_argument("--max-uncertainty", type=float, metavar="U", help="no image above this uncertainty")
     add_reference(parser)

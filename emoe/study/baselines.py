@@ -75,7 +75,7 @@ def squared_distances(x: Tensor) -> Tensor:
 
 
 def answered(seen: Observed) -> Tensor:
-    """(b,): how far the prompt moves the mid-block, as "eu-over-answer" takes it."""
+    """(b,): how far the prompt moves the mid-block, as "eu-over-answer" takes it after the mid-block."""
     return answer(seen.m_post[None], seen.m_empty[None])[:, 0]
 
 

@@ -29,8 +29,8 @@ def cost(model: EMoE, prompt: str, reading: Reading, recipe: Recipe, kept: float
     kept: bytes of a score's record.
     """
     one_seed = replace(reading, seeds=1)
-    empty = mid_of_empty(model, one_seed, [prompt])  # once a list
-    one = counted(lambda: score(model, [prompt], [""], one_seed, empty)) * reading.seeds
+    m_empty = mid_of_empty(model, one_seed, [prompt])  # once a list
+    one = counted(lambda: score(model, [prompt], [""], one_seed, m_empty)) * reading.seeds
     mixture = recipe.steps * _step(model, prompt, replace(recipe, mode="mixture", steps=1))
     first = _step(model, prompt, replace(recipe, mode="emoe", steps=1))
     later = (recipe.steps - 1) * model.gate.experts * mixture / recipe.steps

@@ -40,7 +40,7 @@ def fit(
 ) -> nn.Module:
     """Minimise `loss(step)`; returns the network, or its running average over the last steps (decay `average`).
 
-    AdamW, the rate warmed up and mixed_shapes down along a cosine, gradients clipped to length 1.
+    AdamW, the rate warmed up and brought down along a cosine, gradients clipped to length 1.
     """
     network.train().requires_grad_(True)
     optimiser = torch.optim.AdamW(network.parameters(), rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
